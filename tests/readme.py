@@ -1,0 +1,22 @@
+"README.md from nbs/index.ipynb: `python tests/readme.py` writes it, the tests compare."
+import re
+from os.path import normpath
+from pathlib import Path
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
+
+root = Path(__file__).parent.parent
+
+def render(
+    notebook:Path,  # the front page, its outputs stored
+)->str:             # Markdown, hidden cells left out
+    "The text of README.md."
+    hidden = Config(RegexRemovePreprocessor=dict(enabled=True, patterns=[r'#\| *hide', r'---\n']))
+    text, resources = MarkdownExporter(config=hidden).from_filename(str(notebook))
+    if resources['outputs']: raise ValueError(f"{notebook} holds pictures; README.md can only show text, link to a notebook instead")
+    text = re.sub(r'\]\((?!\w+:|#)([^)]+)\)', lambda m: f"]({normpath('nbs/'+m[1])})", text)   # links are relative to nbs/ in the notebook
+    lines = [o.rstrip() for o in text.splitlines()]
+    kept = [o for i, o in enumerate(lines) if o or (i and lines[i-1])]
+    return '\n'.join(kept).strip() + '\n'
+
+if __name__ == '__main__': (root/'README.md').write_text(render(root/'nbs/index.ipynb'), encoding='utf-8')
