@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 PUBLIC = {   # module: its public names
     'core': 'config_to_json config_from_json',
     'models.avhubert': 'AVHubert AVHubertConfig avhubert_config',
-    'models.decoder': 'AVHubertS2S AVHubertS2SConfig',
+    'models.decoder': 'AVHubertS2S AVHubertS2SConfig avhubert_s2s_config',
     'models.checkpoints': 'load_model save_model',
     'compress.dims': 'count_params count_macs',
     'compress.pruning': 'gate_ prune_',

@@ -2,6 +2,7 @@
 import re
 from os.path import normpath
 from pathlib import Path
+import nbformat
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
@@ -12,7 +13,9 @@ def render(
 )->str:             # Markdown, hidden cells left out
     "The text of README.md."
     hidden = Config(RegexRemovePreprocessor=dict(enabled=True, patterns=[r'#\| *hide', r'---\n']))
-    text, resources = MarkdownExporter(config=hidden).from_filename(str(notebook))
+    nb = nbformat.read(notebook, as_version=4)
+    nb.metadata.language_info = {'name': 'python'}   # cleaning strips it; the code fences are marked with it
+    text, resources = MarkdownExporter(config=hidden).from_notebook_node(nb)
     if resources['outputs']: raise ValueError(f"{notebook} holds pictures; README.md can only show text, link to a notebook instead")
     text = re.sub(r'\]\((?!\w+:|#)([^)]+)\)', lambda m: f"]({normpath('nbs/'+m[1])})", text)   # links are relative to nbs/ in the notebook
     lines = [o.rstrip() for o in text.splitlines()]

@@ -47,7 +47,12 @@ class Gate(Gated):
 
 class Gates:
     "The gates of a model, by dimension, and the sizes they imply."
-    def __init__(self, table:Table, gates:dict, merged:str=''): self.table, self.gates, self.merged, self._cache = table, gates, merged, {}
+    def __init__(self,
+        table:Table,      # dimensions of the dense model
+        gates:dict,       # dimension name -> HardConcrete
+        merged:str='',    # projections that sizes count as one
+    ):
+        self.table, self.gates, self.merged, self._cache = table, gates, merged, {}
 
     def parameters(self):
         "The gate logits."

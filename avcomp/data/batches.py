@@ -147,11 +147,11 @@ class ClipDataset(Dataset):
         "One clip, a function of the seed and the key only."
         epoch, id = key
         cut, (wav, frames) = self.cuts[id], self.load(id)
-        item = dict(id=id, text=cut.supervisions[0].text or '', num_frames=cut.custom['num_frames'])
+        item = dict(id=id, text=cut.supervisions[0].text or '', num_frames=cut.custom['num_frames'] if frames is None else len(frames))
         if 'video' in self.modalities: item['frames'] = crop_flip(frames, self.train, clip_generator(self.seed, 'crop', epoch, id))
         if 'audio' in self.modalities:
             wav = torch.as_tensor(wav).float() / 32768
-            item['wav'] = wav if self.noise is None else self.noise(wav, epoch, id)
+            item['wav'] = wav if self.noise is None else self.noise(wav, key if self.train else id)
         if self.tokenizer is not None: item['tokens'] = self.tokenizer.encode(item['text'])
         return item
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'FPS', 'WIN', 'HOP', 'NFFT', 'NUM_MEL', 'STACK', 'CROP', 'GRAY_MEAN', 'GRAY_STD', 'mel_filters',
-           'fbank_frames', 'fbank_rows', 'check_wav', 'logfbank', 'stack_frames', 'fbank', 'clip_generator',
-           'crop_flip', 'normalise_video']
+           'fbank_frames', 'fbank_rows', 'check_wav', 'mel_energies', 'logfbank', 'stack_frames', 'fbank',
+           'clip_generator', 'crop_flip', 'normalise_video']
 
 # %% ../../nbs/data/02_features.ipynb #31bb902f
 import hashlib
@@ -62,6 +62,14 @@ def check_wav(
     return wav, lengths
 
 # %% ../../nbs/data/02_features.ipynb #4c23cd6f
+def mel_energies(
+    frames:Tensor, # (F, 400) float64 samples of each frame, int16 counts
+)->Tensor:         # (F, 26) float64 energy in each mel filter
+    "Power spectrum of unwindowed frames through the mel filters."
+    spec = torch.fft.rfft(frames, NFFT)
+    return (spec.real.square() + spec.imag.square())/NFFT @ mel_filters().to(frames.device).T
+
+# %% ../../nbs/data/02_features.ipynb #ad16679a
 def logfbank(
     wav:Tensor,                # (N,) or (B, N) waveform(s) at 16 kHz in [-1, 1]
     lengths:Tensor|None=None,  # (B,) samples of each clip; None = no padding
@@ -75,8 +83,7 @@ def logfbank(
     x = torch.cat([x[:, :1], x[:, 1:] - 0.97*x[:, :-1]], dim=1)
     x = x.masked_fill(pos(N) >= lengths[:, None], 0)
     x = F.pad(x, (0, (num-1)*HOP + WIN - N))                     # a negative amount cuts
-    spec = torch.fft.rfft(x.unfold(1, WIN, HOP), NFFT)           # (B, F, 257)
-    mel = (spec.real.square() + spec.imag.square())/NFFT @ mel_filters().to(x.device).T
+    mel = torch.stack([mel_energies(clip) for clip in x.unfold(1, WIN, HOP)])  # one by one: a clip's spectra fit the cache, a batch's do not
     out = mel.masked_fill(mel == 0, torch.finfo(mel.dtype).eps).log().float()
     return out.masked_fill((pos(num) >= counts[:, None])[..., None], 0)
 

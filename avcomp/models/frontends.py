@@ -46,7 +46,8 @@ class BasicBlock(nn.Module):
     )->Tensor:      # (N, C', H/stride, W/stride)
         "Two convolutions and a shortcut."
         y = self.mid_gate(self.act1(conv_bn(x, self.conv1.weight, self.bn1, self.stride)))
-        shortcut = x if self.down_conv is None else conv_bn(x, self.down_conv.weight, self.down_bn, self.stride)
+        s = self.stride   # a 1x1 convolution with a stride reads every s-th pixel; taking them first is the same, and safe (below)
+        shortcut = x if self.down_conv is None else conv_bn(x[:, :, ::s, ::s], self.down_conv.weight, self.down_bn)
         return self.out_gate(self.act2(conv_bn(y, self.conv2.weight, self.bn2) + shortcut))
 
 # %% ../../nbs/models/01_frontends.ipynb #da04df3e

@@ -36,7 +36,8 @@ def figure_png(
     "A figure as a small PNG with a palette, for notebooks and widgets."
     full, small = io.BytesIO(), io.BytesIO()
     fig.savefig(full, format='png', dpi=dpi, facecolor='white')
-    Image.open(full).convert('RGB').quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
+    rgb = Image.open(full).convert('RGB')
+    rgb.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
     return small.getvalue()
 
 # %% ../../nbs/viz/01_plots.ipynb #4976b60a
@@ -68,10 +69,11 @@ def plot_gates(
     rows = _probs(p_open)
     grid = np.full((len(rows), max(map(len, rows.values()))), np.nan)
     for line, p in zip(grid, rows.values()): line[:len(p)] = np.sort(p)[::-1] if sort else p
-    ax = _new_axes(ax, 7, 1.3 + 0.25*len(rows))
+    ax = _new_axes(ax, 7, max(2.2, 1.3 + 0.25*len(rows)))
     ax.set_facecolor(GREY)
     ax.figure.colorbar(ax.imshow(grid, vmin=0, vmax=1, cmap=CMAP, aspect='auto'), ax=ax, label='open probability')
     ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     p = np.concatenate(list(rows.values()))
     ax.set(xlabel='gates, most open first' if sort else 'gate', title=f'{(p > 0.5).mean():.0%} of {len(p):,} gates more open than shut')
     return ax
@@ -374,7 +376,7 @@ def plot_confusions(
     words, table = confusion_matrix(pairs, top)
     if not words: raise ValueError(f"expected (reference, hypothesis) sentences with words, got {len(pairs)} pairs without any")
     share = table/np.maximum(table.sum(1, keepdims=True), 1)
-    ax = _new_axes(ax, 1.8 + 0.42*(len(words) + 2), 1.6 + 0.32*(len(words) + 1))
+    ax = _new_axes(ax, max(5, 1.8 + 0.42*(len(words) + 2)), max(3.2, 1.6 + 0.32*(len(words) + 1)))
     ax.figure.colorbar(ax.imshow(share, vmin=0, vmax=1, cmap=CMAP, aspect='auto'), ax=ax, label='share of the row')
     for i, j in zip(*table.nonzero()): ax.text(j, i, table[i, j], ha='center', va='center', fontsize=8, color='black' if share[i, j] > 0.6 else 'white')
     ax.set_xticks(range(len(words) + 2), [*words, 'other', 'deleted'], rotation=90, fontsize=8)

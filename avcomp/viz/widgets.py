@@ -6,6 +6,7 @@
 __all__ = ['explorer', 'gate_explorer', 'sparsity_explorer', 'robustness_explorer', 'training_explorer', 'clip_explorer']
 
 # %% ../../nbs/viz/02_widgets.ipynb #4e0056db
+from html import escape
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +20,7 @@ def explorer(
     describe=None,   # called like `draw`, returns HTML to stand below the picture; no text if None
 )->widgets.VBox:     # the controls in order, the picture, and the text if there is one
     "Controls above a picture that is drawn anew whenever one of them moves."
-    image, text = widgets.Image(format='png'), widgets.HTML()
+    image, text = widgets.Image(format='png', layout=dict(align_self='flex-start', max_width='100%')), widgets.HTML()
     def redraw(_=None):
         values = {name: control.value for name, control in controls.items()}
         fig = np.ravel(draw(**values))[0].figure
@@ -71,8 +72,8 @@ def _wer_table(rows):
     "HTML table of models against modalities."
     models, modalities = (list(dict.fromkeys(r[key] for r in rows)) for key in ('model', 'modality'))
     wer = {(r['model'], r['modality']): f"{r['wer']:.1%}" for r in rows}
-    lines = [f"<tr><th>{m}</th>" + ''.join(f"<td>&nbsp;{wer.get((m, x), '–')}</td>" for x in modalities) + '</tr>' for m in models]
-    return '<table><tr><th></th>' + ''.join(f'<th>&nbsp;{x}</th>' for x in modalities) + '</tr>' + ''.join(lines) + '</table>'
+    lines = [f"<tr><th>{escape(m)}</th>" + ''.join(f"<td>&nbsp;{wer.get((m, x), '–')}</td>" for x in modalities) + '</tr>' for m in models]
+    return '<table><tr><th></th>' + ''.join(f'<th>&nbsp;{escape(x)}</th>' for x in modalities) + '</tr>' + ''.join(lines) + '</table>'
 
 def robustness_explorer(
     results:dict,    # model -> modality -> condition -> WER as in `plot_robustness`
@@ -85,7 +86,7 @@ def robustness_explorer(
     def draw(kind, modality, snr): return plot_robustness(results, kind, chosen(modality), mark=snr)
     def describe(kind, modality, snr):
         shown = [r for r in rows if r['kind'] == kind and r['snr_db'] == snr and r['modality'] in chosen(modality)]
-        return f'word error rate, {kind} at {snr:g} dB' + _wer_table(shown)
+        return f'word error rate, {escape(kind)} at {snr:g} dB' + _wer_table(shown)
     controls = dict(kind=_menu('noise', kinds), modality=_menu('modality', ['all', *modalities]), snr=_numbers('SNR (dB)', snrs))
     return explorer(draw, controls, describe)
 
