@@ -133,7 +133,7 @@ def atomic_path(
     "Write a file or a folder whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}')   # the suffix stays: writers choose formats by it
+    tmp = path.with_name(f'.{uuid.uuid4().hex[:8]}.{path.name}')   # the suffixes stay: writers choose formats by them
     def remove(p): shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
     try:
         yield tmp

@@ -133,13 +133,6 @@ class AVHubert(nn.Module):
         a, b = (F.normalize(t.float(), dim=-1, eps=1e-6) for t in (self.final_proj(x), self.cluster_emb))
         return a @ b.T / self.config.logit_temp
 
-    def drop_head_(self):
-        "Take the pre-training head off, in place: distillation and counting concern the encoder."
-        for name in ('mask_emb', 'cluster_emb', 'final_proj'):
-            if hasattr(self, name): delattr(self, name)
-        self.config = replace(self.config, head='none')
-        return self
-
 def check_inputs(
     audio:Tensor|None,          # what should be (B, T, audio_dim)
     video:Tensor|None,          # what should be (B, T, H, W)
