@@ -159,7 +159,7 @@ def plot_clip(
 ):                         # matplotlib figure
     "A strip of frames above the waveform, on one time axis."
     import matplotlib.pyplot as plt
-    fig, (top, low) = plt.subplots(2, 1, figsize=(11, 2.6), sharex=True, height_ratios=(1, 1), layout='constrained')
+    fig, (top, low) = plt.subplots(2, 1, figsize=(11, 2.6), sharex=True, layout='constrained', dpi=70)
     shown = frames[::every]
     width = every/FPS
     for i, f in enumerate(shown): top.imshow(f, cmap='gray', vmin=0, vmax=255, extent=(i*width, (i+1)*width, 0, 1), aspect='auto')

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SPLITS', 'NOISE_KINDS', 'VERSION', 'GRAMMAR', 'NUM_SENTENCES', 'VOICES', 'CALLBACK', 'SYNCHRONOUS', 'PHONEME_EVENTS',
            'DONT_EXIT', 'UTF8_WITH_PHONEMES', 'PHONEME', 'RATE', 'PITCH', 'PITCH_RANGE', 'VISEMES', 'PHONEMES',
-           'TRACK_RATE', 'WINDOW', 'LEAD', 'MIN_HOLD', 'U', 'SIZE', 'GRID', 'NUM_SPEAKERS', 'NOISE_SECONDS',
-           'BABBLE_VOICES', 'CHAT', 'sentence', 'choose_sentences', 'Event', 'synthesise', 'speak', 'mouth_track',
-           'Face', 'draw_face', 'lip_shape', 'skin_shade', 'polygon', 'ellipse', 'draw_inside', 'draw_mouth',
-           'pose_drift', 'Speaker', 'generator', 'make_speaker', 'render_clip', 'fit', 'chat', 'babble', 'music',
-           'hiss', 'corpus_info', 'claim_folder', 'make_clip', 'make_noise', 'run_jobs', 'make_corpus',
-           'write_manifests']
+           'TRACK_RATE', 'WINDOW', 'LEAD', 'MIN_HOLD', 'U', 'SIZE', 'GRID', 'CIRCLE', 'TOOTH_ROW', 'MOUTH',
+           'NUM_SPEAKERS', 'NOISE_SECONDS', 'BABBLE_VOICES', 'CHAT', 'sentence', 'choose_sentences', 'Event',
+           'synthesise', 'speak', 'mouth_track', 'Face', 'draw_face', 'lip_shape', 'skin_shade', 'polygon', 'ellipse',
+           'draw_inside', 'pose_drift', 'draw_lips', 'draw_mouth', 'plot_mouths', 'Speaker', 'generator',
+           'make_speaker', 'render_clip', 'fit', 'chat', 'babble', 'music', 'hiss', 'corpus_info', 'claim_folder',
+           'clip_paths', 'noise_path', 'make_clip', 'make_noise', 'run_jobs', 'make_corpus', 'write_manifests']
 
 # %% ../../nbs/data/03_synthetic.ipynb #3f9a7cfe
 import ctypes, hashlib, json, multiprocessing, os
@@ -54,10 +54,10 @@ def choose_sentences(
 
 # %% ../../nbs/data/03_synthetic.ipynb #7306edfd
 VOICES = dict(   # eSpeak NG variants of the English voice; no variant serves two splits, nor clips and noise
-    train='Alex Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky Lee Marco Michael Mike Nguyen adam anika antonio aunty '
-          'belinda benjamin boris caleb david ed f1 ian iven john linda m1 m2 m3 m5 m7 marcelo max michel pablo steph'.split(),
-    valid='Mario Reed edward f4 m4 miguel shelby'.split(), test='Gene2 gustave m6 m8 norbert steph2 travis'.split(),
-    noise_train='iven2 kaukovalta paul quincy steph3 zac'.split(), noise_valid='edward2 iven3 pedro'.split(), noise_test='mike2 rob robert'.split())
+    train='Alex Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky Lee Marco Michael Mike Nguyen anika antonio aunty '
+          'belinda boris ed f1 ian iven john linda m1 m2 m3 m5 m7 marcelo max michel pablo steph'.split(),
+    valid='Mario f4 grandpa iven4 m4 miguel shelby'.split(), test='Gene2 gustave m6 m8 norbert steph2 travis'.split(),
+    noise_train='grandma iven2 kaukovalta paul quincy steph3'.split(), noise_valid='iven3 pedro zac'.split(), noise_test='fast rob robert'.split())
 
 class Event(ctypes.Structure):
     "`espeak_EVENT` of speak_lib.h."
@@ -233,7 +233,8 @@ def skin_shade(
     rows, cols = (np.stack(b, 2) for b in zip(*[(a*bell(y, h), bell(x, w)) for a, x, y, w, h in bumps]))   # (T, 96, number of bumps)
     edge = chin[:, None, None] - 0.004*GRID**2 - 2e-6*GRID**4                         # where the chin ends
     neck = ((GRID[:, None] - edge)*np.float32(0.2) + np.float32(0.5)).clip(0, 1)
-    return face.skin*(rows @ cols.transpose(0, 2, 1) + (1 - 0.1*(GRID/48)**2) - np.float32(0.45)*neck)
+    grain = cv2.GaussianBlur(np.random.default_rng(face.texture).normal(size=(SIZE, SIZE)).astype(np.float32), (0, 0), 0.8)*0.04
+    return face.skin*(grain + rows @ cols.transpose(0, 2, 1) + (1 - 0.1*(GRID/48)**2) - np.float32(0.45)*neck)
 
 # %% ../../nbs/data/03_synthetic.ipynb #8be04f4d
 def polygon(
@@ -244,15 +245,16 @@ def polygon(
     "Fill a polygon with smooth edges on the doubled canvas."
     cv2.fillPoly(image, [((points + 48)*32).astype(np.int32)], float(min(max(value, 0), 255)), cv2.LINE_AA, 4)
 
+CIRCLE = np.stack([f(np.linspace(0, 2*np.pi, 25)) for f in (np.cos, np.sin)], 1)
+TOOTH_ROW = np.linspace(-0.85, 0.85, 13)
+
 def ellipse(
-    x:float,   # middle
-    y:float,   # middle
+    y:float,   # height of its middle
     w:float,   # half width
     h:float,   # half height
 )->np.ndarray: # (25, 2) corners
-    "Corners of an ellipse."
-    a = np.linspace(0, 2*np.pi, 25)
-    return np.stack([x + w*np.cos(a), y + h*np.sin(a)], 1)
+    "Corners of an ellipse on the axis of the face."
+    return CIRCLE*(w, h) + (0, y)
 
 # %% ../../nbs/data/03_synthetic.ipynb #5c85c448
 def draw_inside(
@@ -266,43 +268,13 @@ def draw_inside(
     _, _, _, round_, _, _, tongue, tip = pose
     white, red = min(face.skin*1.2 + 25, 225)*(1 - 0.5*round_), face.skin*0.6
     floor = 0.6*drop + 6
-    polygon(image, ellipse(0, floor + (face.teeth + 5 - floor)*tongue, 0.62*inner, 5), red)
-    if tongue > 0.5: polygon(image, ellipse(0, face.teeth + 2, 0.35*inner, 3*tongue), red*1.12)
-    x = np.linspace(-0.85, 0.85, 13)*inner
+    polygon(image, ellipse(floor + (face.teeth + 5 - floor)*tongue, 0.62*inner, 5), red)
+    if tongue > 0.5: polygon(image, ellipse(face.teeth + 2, 0.35*inner, 3*tongue), red*1.12)
+    x = TOOTH_ROW*inner
     for edge, far in ((face.teeth - 0.004*x**2, -20), (face.teeth + 0.6 + drop + 0.003*x**2, drop + 8)):
         polygon(image, np.concatenate([np.stack([x, edge], 1), [[x[-1], far], [x[0], far]]]), white)
-    if tip > 0.1: polygon(image, ellipse(0, face.teeth + 0.5, 0.5*inner, 2.6*tip), red*1.2)
+    if tip > 0.1: polygon(image, ellipse(face.teeth + 0.5, 0.5*inner, 2.6*tip), red*1.2)
     return image
-
-# %% ../../nbs/data/03_synthetic.ipynb #c0fb752d
-def draw_mouth(
-    track:np.ndarray,          # (T, 8) poses, as `mouth_track` returns
-    face:Face,                 # whose mouth
-    rng:np.random.Generator,   # source of pose drift and sensor noise
-)->np.ndarray:                 # frames uint8 (T, 96, 96)
-    "Draw a speaking mouth."
-    shape, T = lip_shape(track, face), len(track)
-    skin = skin_shade(shape, face).clip(0, 255).astype(np.uint8)
-    grain = np.random.default_rng(face.texture).normal(size=(2*SIZE, 2*SIZE))
-    grain = (cv2.GaussianBlur(grain, (0, 0), 1.5)*10).astype(np.float32)
-    red, frames = face.skin*face.lips, np.empty((T, SIZE, SIZE), np.float32)
-    for t, place in enumerate(pose_drift(T, rng)):
-        up, iu, il, low = (shape[k][t] for k in ('upper', 'inner_upper', 'inner_lower', 'lower'))
-        image = cv2.resize(skin[t], (2*SIZE, 2*SIZE))
-        polygon(image, np.concatenate([up, low[::-1]]), red)
-        polygon(image, np.concatenate([up, iu[::-1]]), red*0.88)
-        mid = (il[20, 1] + low[20, 1])/2
-        polygon(image, ellipse(0, mid, 0.4*shape['half'][t], 0.22*(low[20, 1] - il[20, 1])), red*1.12)
-        cv2.polylines(image, [((iu + 48)*32).astype(np.int32)], False, red*0.4, 2, cv2.LINE_AA, 4)
-        image = cv2.GaussianBlur(image, (5, 5), 0)
-        mask = np.zeros_like(image)
-        polygon(mask, np.concatenate([iu, il[::-1]]), 255)
-        inside = draw_inside(track[t], shape['drop'][t], shape['inner'][t], face)
-        image = image + (inside.astype(np.float32) - image)*(mask*np.float32(1/255)) + grain
-        frames[t] = cv2.warpAffine(cv2.GaussianBlur(image, (3, 3), 0), place, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
-    light = 1 + face.light[0]*GRID[None]/48 + face.light[1]*GRID[:, None]/48
-    noise = rng.standard_normal(frames.shape, dtype=np.float32)*np.float32(rng.uniform(1, 3.5))
-    return (frames*light*np.float32(rng.uniform(0.9, 1.1)) + noise).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/data/03_synthetic.ipynb #6197b03e
 def pose_drift(
@@ -314,6 +286,60 @@ def pose_drift(
     dx, dy, angle, size = drift(2.5, 1), drift(2.5, 1), drift(.06, .02), 1 + drift(.07, .015)
     c, s = 2*np.cos(angle)/size, 2*np.sin(angle)/size
     return np.stack([np.stack([c, s, 95.5 - c*(47.5 + dx) - s*(47.5 + dy)], 1), np.stack([-s, c, 95.5 + s*(47.5 + dx) - c*(47.5 + dy)], 1)], 1)
+
+# %% ../../nbs/data/03_synthetic.ipynb #95778629
+MOUTH = slice(46, 182), slice(34, 158)   # rows and columns of the doubled canvas that the lips can reach
+
+def draw_lips(
+    image:np.ndarray,    # uint8 (192, 192) skin, painted in place
+    shape:dict,          # outlines of one frame, out of `lip_shape`
+    inside:np.ndarray,   # uint8 (192, 192) what lies behind the lips
+    face:Face,           # whose lips
+):
+    "Paint lips, and between them what they uncover."
+    up, iu, il, low = (shape[k] for k in ('upper', 'inner_upper', 'inner_lower', 'lower'))
+    red, thick, opening = face.skin*face.lips, low[20, 1] - il[20, 1], il[20, 1] - iu[20, 1]
+    polygon(image, np.concatenate([up, low[::-1]]), red)
+    polygon(image, np.concatenate([up, iu[::-1]]), red*0.86)
+    polygon(image, ellipse(il[20, 1] + thick/2, 0.4*shape['half'], 0.22*thick), red*1.12)
+    cv2.polylines(image, [((iu + 48)*32).astype(np.int32)], False, red*0.4, 2, cv2.LINE_AA, 4)
+    mask = np.zeros_like(image)
+    polygon(mask, np.concatenate([iu, il[::-1]]), 255*min(1, opening))   # closed lips show nothing
+    lips, mask = cv2.GaussianBlur(image[MOUTH], (5, 5), 0), mask[MOUTH]*np.float32(1/255)
+    image[MOUTH] = cv2.GaussianBlur(lips + (inside[MOUTH] - lips.astype(np.float32))*mask, (3, 3), 0)
+
+# %% ../../nbs/data/03_synthetic.ipynb #6f0ee942
+def draw_mouth(
+    track:np.ndarray,          # (T, 8) poses, as `mouth_track` returns
+    face:Face,                 # whose mouth
+    rng:np.random.Generator,   # source of pose drift and sensor noise
+)->np.ndarray:                 # frames uint8 (T, 96, 96)
+    "Draw a speaking mouth."
+    shape, T = lip_shape(track, face), len(track)
+    skin, frames = skin_shade(shape, face).clip(0, 255).astype(np.uint8), np.empty((T, SIZE, SIZE), np.uint8)
+    for t, place in enumerate(pose_drift(T, rng)):
+        image = cv2.resize(skin[t], (2*SIZE, 2*SIZE))
+        draw_lips(image, {k: v[t] for k, v in shape.items()}, draw_inside(track[t], shape['drop'][t], shape['inner'][t], face), face)
+        cv2.warpAffine(image, place, (SIZE, SIZE), frames[t], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE)
+    light = 1 + face.light[0]*GRID[None]/48 + face.light[1]*GRID[:, None]/48
+    noise = rng.standard_normal(frames.shape, dtype=np.float32)*np.float32(rng.uniform(1, 3.5))
+    return (frames*(light*rng.uniform(0.9, 1.1)).astype(np.float32) + noise).clip(0, 255).astype(np.uint8)
+
+# %% ../../nbs/data/03_synthetic.ipynb #d2cc3e65
+def plot_mouths(
+    frames:np.ndarray,   # pictures (N, 96, 96)
+    names:list,          # what to write above each
+    columns:int=7,       # pictures in a row
+    title:str='',        # title
+):                       # matplotlib figure
+    "A grid of mouths."
+    import matplotlib.pyplot as plt
+    rows = -(-len(frames)//columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(columns, 1.2*rows + 0.3), squeeze=False, layout='constrained', dpi=70)
+    for ax in axes.flat: ax.axis('off')
+    for ax, f, name in zip(axes.flat, frames, names): ax.imshow(f, cmap='gray', vmin=0, vmax=255); ax.set_title(name, fontsize=8)
+    fig.suptitle(title, fontsize=9)
+    return fig
 
 # %% ../../nbs/data/03_synthetic.ipynb #5a41bd3e
 NUM_SPEAKERS = dict(train=120, valid=14, test=14)
@@ -455,6 +481,24 @@ def claim_folder(
         with atomic_path(path) as tmp: tmp.write_text(json.dumps(info))
 
 # %% ../../nbs/data/03_synthetic.ipynb #8252f112
+def clip_paths(
+    folder:Path,   # folder of the corpus
+    split:str,     # 'train', 'valid' or 'test'
+    i:int,         # number of the clip in its split
+)->tuple:          # wav and mp4
+    "Where a clip lies."
+    return folder/'wav'/f'{split}-{i:05d}.wav', folder/'video'/f'{split}-{i:05d}.mp4'
+
+def noise_path(
+    folder:Path,   # folder of the corpus
+    kind:str,      # 'babble', 'music', 'speech' or 'noise'
+    split:str,     # 'train', 'valid' or 'test'
+    i:int,         # number of the recording
+)->Path:           # wav
+    "Where a noise recording lies."
+    return folder/'noise'/kind/f'{split}-{i:02d}.wav'
+
+# %% ../../nbs/data/03_synthetic.ipynb #1495556e
 def make_clip(
     folder:Path,   # folder of the corpus
     split:str,     # 'train', 'valid' or 'test'
@@ -462,9 +506,8 @@ def make_clip(
     number:int,    # number of its sentence
     seed:int,      # seed of the corpus
 ):
-    "Write one clip, unless it is there."
-    wav_path, video_path = folder/'wav'/f'{split}-{i:05d}.wav', folder/'video'/f'{split}-{i:05d}.mp4'
-    if wav_path.is_file() and video_path.is_file(): return
+    "Write one clip."
+    wav_path, video_path = clip_paths(folder, split, i)
     wav, frames, _ = render_clip(sentence(number), make_speaker(split, i % NUM_SPEAKERS[split], seed), generator(seed, 'clip', split, i))
     write_video(video_path, frames); write_wav(wav_path, wav)
 
@@ -475,31 +518,32 @@ def make_noise(
     i:int,         # number of the recording
     seed:int,      # seed of the corpus
 ):
-    "Write one noise recording, unless it is there; babble needs the speech of its split."
-    path, rng = folder/'noise'/kind/f'{split}-{i:02d}.wav', generator(seed, 'noise', kind, split, i)
-    if path.is_file(): return
+    "Write one noise recording; babble needs the speech of its split."
+    rng = generator(seed, 'noise', kind, split, i)
     if kind == 'speech': wav = chat(rng, make_speaker(f'noise_{split}', i, seed))
     elif kind == 'babble': wav = babble(rng, [read_wav(p) for p in sorted((folder/'noise'/'speech').glob(f'{split}-*.wav'))])
     else: wav = dict(music=music, noise=hiss)[kind](rng)
-    write_wav(path, wav)
+    write_wav(noise_path(folder, kind, split, i), wav)
 
-# %% ../../nbs/data/03_synthetic.ipynb #1495556e
+# %% ../../nbs/data/03_synthetic.ipynb #a0d6714a
 def run_jobs(
-    jobs:list,         # (function, *arguments), each writing its own file
+    jobs:list,         # (function, *arguments), each writing its own files
     num_workers:int,   # processes; 0 = in this one
     name:str,          # what the progress bar says
 ):
-    "Run jobs, in any order, with a progress bar."
+    "Run jobs, in any order, with a progress bar; an error stops them all."
     from tqdm.auto import tqdm
-    with tqdm(total=len(jobs), desc=name, disable=not jobs) as bar:
-        if num_workers == 0 or len(jobs) < 2:
+    if not jobs: return
+    with tqdm(total=len(jobs), desc=name, mininterval=0.5) as bar:
+        if num_workers == 0:
             for f, *args in jobs: f(*args); bar.update()
             return
-        with ProcessPoolExecutor(num_workers, multiprocessing.get_context('spawn')) as pool:
+        with ProcessPoolExecutor(num_workers, multiprocessing.get_context('spawn'), cv2.setNumThreads, (1,)) as pool:
             try:
                 for done in as_completed([pool.submit(*job) for job in jobs]): done.result(); bar.update()
             except BaseException: pool.shutdown(cancel_futures=True); raise
 
+# %% ../../nbs/data/03_synthetic.ipynb #b30c339f
 def make_corpus(
     folder:str|Path,                # where to write, an empty folder or one where this corpus was begun
     clips:tuple=(1000, 100, 100),   # clips in train, valid and test
@@ -508,29 +552,28 @@ def make_corpus(
     noise_files:tuple=(12, 4, 4),   # recordings of each kind of noise in train, valid and test
 )->Path:                            # the folder
     "Speak, draw and write the embedded corpus, or what is missing of it."
-    folder = Path(folder)
-    chosen = choose_sentences(clips, seed)
+    folder, chosen = Path(folder), choose_sentences(clips, seed)
     claim_folder(folder, corpus_info(clips, noise_files, seed))
     items = [(split, i, int(n)) for split in SPLITS for i, n in enumerate(chosen[split])]
     noises = [(kind, split, i) for kind in NOISE_KINDS for split, n in zip(SPLITS, noise_files) for i in range(n)]
-    todo = [(make_clip, folder, *x, seed) for x in items if not all((folder/d/f'{x[0]}-{x[1]:05d}{e}').is_file() for d, e in (('wav', '.wav'), ('video', '.mp4')))]
-    todo += [(make_noise, folder, *x, seed) for x in noises if x[0] != 'babble' and not (folder/'noise'/x[0]/f'{x[1]}-{x[2]:02d}.wav').is_file()]
-    run_jobs(todo, num_workers, 'embedded corpus')
-    run_jobs([(make_noise, folder, *x, seed) for x in noises if x[0] == 'babble' and not (folder/'noise'/x[0]/f'{x[1]}-{x[2]:02d}.wav').is_file()], 0, 'babble')
+    clip_jobs = [(make_clip, folder, *x, seed) for x in items if not all(p.is_file() for p in clip_paths(folder, *x[:2]))]
+    noise_jobs = [(make_noise, folder, *x, seed) for x in noises if not noise_path(folder, *x).is_file()]
+    run_jobs(clip_jobs + [j for j in noise_jobs if j[2] != 'babble'], num_workers, 'embedded corpus')
+    run_jobs([j for j in noise_jobs if j[2] == 'babble'], 0, 'babble')   # made of the speech
     write_manifests(folder, items, noises)
     return folder
 
-# %% ../../nbs/data/03_synthetic.ipynb #a0d6714a
+# %% ../../nbs/data/03_synthetic.ipynb #fefb5b81
 def write_manifests(
     folder:Path,   # folder of the corpus
     items:list,    # (split, number of the clip, number of its sentence)
     noises:list,   # (kind, split, number of the recording)
 ):
     "Write the manifests that are missing."
-    for split in SPLITS:
-        if (folder/f'{split}.jsonl.gz').is_file(): continue
-        save_cuts([make_cut(id := f'{split}-{i:05d}', folder/'wav'/f'{id}.wav', folder/'video'/f'{id}.mp4', sentence(n), f'{split}-{i % NUM_SPEAKERS[split]:03d}')
-                   for s, i, n in items if s == split], folder, split)
-        for kind in NOISE_KINDS:
-            save_cuts([make_cut(f'{kind}-{split}-{i:02d}', folder/'noise'/kind/f'{split}-{i:02d}.wav', None) for k, s, i in noises if (k, s) == (kind, split)],
-                      folder, f'noise_{kind}_{split}')
+    groups = {split: [] for split in SPLITS} | {f'noise_{kind}_{split}': [] for kind in NOISE_KINDS for split in SPLITS}
+    groups = {name: cuts for name, cuts in groups.items() if not (folder/f'{name}.jsonl.gz').is_file()}
+    for split, i, n in items:
+        if split in groups: groups[split].append(make_cut(f'{split}-{i:05d}', *clip_paths(folder, split, i), sentence(n), f'{split}-{i % NUM_SPEAKERS[split]:03d}'))
+    for kind, split, i in noises:
+        if (name := f'noise_{kind}_{split}') in groups: groups[name].append(make_cut(f'{kind}-{split}-{i:02d}', noise_path(folder, kind, split, i), None))
+    for name, cuts in groups.items(): save_cuts(cuts, folder, name)

@@ -131,8 +131,8 @@ def load_encoder(
 )->AVHubert:    # without pre-training head
     "The bare encoder of a model."
     if path in ('tiny', 'base', 'large'): return AVHubert(avhubert_config(path, head='none'))
-    model = load_model(path)
-    return (model.encoder if model.family == 'avhubert_s2s' else model).drop_head_()
+    model = load_model(path, head='none')
+    return model.encoder if model.family == 'avhubert_s2s' else model
 
 def build_task(
     job:Job,   # what to train
