@@ -7,7 +7,7 @@ __all__ = ['FPS', 'SAMPLE_RATE', 'MAX_MISMATCH', 'open_video', 'read_video', 'wr
            'make_cut', 'mismatch', 'load_clip', 'plot_clip', 'map_paths', 'save_cuts', 'load_cuts', 'check_cut',
            'check_cuts']
 
-# %% ../../nbs/data/01_clips.ipynb #389d68cf
+# %% ../../nbs/data/01_clips.ipynb #8e77145d
 import os
 from collections import defaultdict
 from math import gcd
@@ -15,12 +15,12 @@ from pathlib import Path
 import cv2, decord, numpy as np, soundfile as sf
 from ..core import atomic_path
 
-# %% ../../nbs/data/01_clips.ipynb #6f51f66f
+# %% ../../nbs/data/01_clips.ipynb #ab54656a
 FPS = 25              # video frames per second
 SAMPLE_RATE = 16000   # audio samples per second
 MAX_MISMATCH = 0.1    # s by which sound and video of one clip may differ (AV-HuBERT's limit for labels and video)
 
-# %% ../../nbs/data/01_clips.ipynb #8cefd7bc
+# %% ../../nbs/data/01_clips.ipynb #5c48e82d
 def open_video(
     path:str|Path,         # mp4 file
 )->decord.VideoReader:     # reader; its length is the number of frames
@@ -32,7 +32,7 @@ def open_video(
     if not len(video): raise ValueError(f"expected at least one frame in {path}, got 0; make or copy it again")
     return video
 
-# %% ../../nbs/data/01_clips.ipynb #4292137c
+# %% ../../nbs/data/01_clips.ipynb #a9cbee4c
 def read_video(
     path:str|Path,   # mp4 file
 )->np.ndarray:       # gray frames, uint8 (T, H, W)
@@ -44,7 +44,7 @@ def read_video(
     T, H, W, _ = rgb.shape
     return cv2.cvtColor(rgb.reshape(T*H, W, 3), cv2.COLOR_RGB2GRAY).reshape(T, H, W)
 
-# %% ../../nbs/data/01_clips.ipynb #973002ae
+# %% ../../nbs/data/01_clips.ipynb #b7f450bd
 def write_video(
     path:str|Path,       # mp4 file to create or replace
     frames:np.ndarray,   # gray frames, uint8 (T, H, W); H and W even
@@ -62,7 +62,7 @@ def write_video(
         except (OSError, ValueError): written = 0
         if written != len(frames): raise OSError(f"only {written} of {len(frames)} frames reached {path}; is the disk full?")
 
-# %% ../../nbs/data/01_clips.ipynb #a40d517f
+# %% ../../nbs/data/01_clips.ipynb #60238a96
 def resample(
     wav:np.ndarray,   # samples (N,)
     old_rate:int,     # their rate, Hz
@@ -75,7 +75,7 @@ def resample(
     spectrum = np.fft.rfft(wav, blocks*down)[:blocks*min(down, up)//2 + 1]
     return (np.fft.irfft(spectrum, blocks*up)*(up/down))[:-(-n*up//down)].astype(np.float32)
 
-# %% ../../nbs/data/01_clips.ipynb #8dab11c8
+# %% ../../nbs/data/01_clips.ipynb #8c019238
 def read_wav(
     path:str|Path,                 # audio file: wav, flac or whatever libsndfile reads
     sample_rate:int=SAMPLE_RATE,   # rate wanted, Hz; files of another rate are resampled
@@ -88,7 +88,7 @@ def read_wav(
     wav = wav.mean(1)
     return wav if rate == sample_rate else resample(wav, rate, sample_rate)
 
-# %% ../../nbs/data/01_clips.ipynb #0ea5c9ec
+# %% ../../nbs/data/01_clips.ipynb #dbfb7ff0
 def write_wav(
     path:str|Path,                 # wav file to create or replace
     wav:np.ndarray,                # samples (N,) in [-1, 1]; louder ones are clipped
@@ -103,7 +103,7 @@ def write_wav(
         except sf.LibsndfileError as e: raise OSError(f"cannot write {path}: {e}; is the disk full?") from e
         if os.path.getsize(tmp) < 2*len(wav): raise OSError(f"only {os.path.getsize(tmp)} of {2*len(wav)} bytes reached {path}; is the disk full?")
 
-# %% ../../nbs/data/01_clips.ipynb #f5e71dfe
+# %% ../../nbs/data/01_clips.ipynb #b7e0428a
 def make_cut(
     id:str,                     # unique name of the clip
     wav_path:str|Path,          # its sound
@@ -123,7 +123,7 @@ def make_cut(
         recording=Recording(id, [source], info.samplerate, info.frames, info.duration),
         supervisions=[SupervisionSegment(id, id, start=0, duration=info.duration, text=text, speaker=speaker)])
 
-# %% ../../nbs/data/01_clips.ipynb #0ee6a020
+# %% ../../nbs/data/01_clips.ipynb #89af7e59
 def mismatch(
     num_samples:int,   # samples at 16 kHz
     num_frames:int,    # frames at 25 fps
@@ -134,7 +134,7 @@ def mismatch(
         return (f"video has {num_frames} frames ({video:.2f} s at {FPS} fps) but audio lasts {audio:.2f} s; they may differ by "
                 f"{MAX_MISMATCH} s. Cut both to the same time span, or convert the video to {FPS} fps")
 
-# %% ../../nbs/data/01_clips.ipynb #0abb5062
+# %% ../../nbs/data/01_clips.ipynb #b053f8e5
 def load_clip(
     cut,       # lhotse cut of a whole clip, as `make_cut` makes it
 )->tuple:      # wav float32 (N,) at 16 kHz, frames uint8 (T, H, W) or None
@@ -149,19 +149,19 @@ def load_clip(
     if problem := mismatch(len(wav), len(frames)): raise ValueError(f"clip {cut.id!r}: {problem}")
     return wav, frames
 
-# %% ../../nbs/data/01_clips.ipynb #a90a11c0
+# %% ../../nbs/data/01_clips.ipynb #ff7950a7
 def plot_clip(
     wav:np.ndarray,        # samples (N,) at 16 kHz
     frames:np.ndarray,     # frames (T, H, W)
     phonemes:list=(),      # (name, start, end) in s, written over the waveform
-    every:int=3,           # frames from one picture to the next
+    pictures:int=14,       # how many frames to show at most
     title:str='',          # title
 ):                         # matplotlib figure
     "A strip of frames above the waveform, on one time axis."
     import matplotlib.pyplot as plt
     fig, (top, low) = plt.subplots(2, 1, figsize=(11, 2.6), sharex=True, layout='constrained', dpi=70)
-    shown = frames[::every]
-    width = every/FPS
+    every = -(-len(frames)//pictures)
+    shown, width = frames[::every], every/FPS
     for i, f in enumerate(shown): top.imshow(f, cmap='gray', vmin=0, vmax=255, extent=(i*width, (i+1)*width, 0, 1), aspect='auto')
     low.plot(np.arange(len(wav))/SAMPLE_RATE, wav, lw=0.4, color='0.4'); low.set(xlabel='time, s', ylim=(-1, 1))
     for name, start, end in phonemes:
@@ -169,7 +169,7 @@ def plot_clip(
     top.set(xlim=(0, len(shown)*width), yticks=[], title=title)
     return fig
 
-# %% ../../nbs/data/01_clips.ipynb #67f11ffb
+# %% ../../nbs/data/01_clips.ipynb #06078840
 def map_paths(
     cut,   # lhotse cut
     f,     # old path -> new path
@@ -181,7 +181,7 @@ def map_paths(
     custom = cut.custom and {k: f(v) if k == 'video' and v else v for k, v in cut.custom.items()}
     return fastcopy(cut, recording=rec, custom=custom)
 
-# %% ../../nbs/data/01_clips.ipynb #e1a552cb
+# %% ../../nbs/data/01_clips.ipynb #2102fac2
 def save_cuts(
     cuts,              # lhotse cuts
     folder:str|Path,   # folder of the manifest
@@ -197,7 +197,7 @@ def save_cuts(
     with atomic_path(path) as tmp: CutSet.from_cuts([map_paths(c, relative) for c in cuts]).to_file(tmp)
     return path
 
-# %% ../../nbs/data/01_clips.ipynb #e25da81b
+# %% ../../nbs/data/01_clips.ipynb #5ad9f58e
 def load_cuts(
     folder:str|Path,   # folder of the manifests
     split:str,         # name of one, such as 'train'
@@ -213,7 +213,7 @@ def load_cuts(
         raise ValueError(f"manifest {path} cannot be read ({e}); make the corpus again") from e
     return CutSet.from_cuts([map_paths(c, lambda p: str(folder/p)) for c in cuts])
 
-# %% ../../nbs/data/01_clips.ipynb #32277441
+# %% ../../nbs/data/01_clips.ipynb #22c53740
 def check_cut(
     cut,               # lhotse cut, as `make_cut` makes it
     need_text:bool,    # whether a transcript must be there
@@ -231,7 +231,7 @@ def check_cut(
     if found != frames: return 'another number of frames in the video than in the manifest'
     if mismatch(samples, frames): return f'sound and video differ by more than {MAX_MISMATCH} s'
 
-# %% ../../nbs/data/01_clips.ipynb #8b41f853
+# %% ../../nbs/data/01_clips.ipynb #71d78a8e
 def check_cuts(
     cuts,                  # lhotse cuts, as `load_cuts` reads them
     need_text:bool=True,   # whether every clip must have a transcript; False for pre-training

@@ -12,7 +12,7 @@ __all__ = ['SPLITS', 'NOISE_KINDS', 'VERSION', 'GRAMMAR', 'NUM_SENTENCES', 'VOIC
            'make_speaker', 'render_clip', 'fit', 'chat', 'babble', 'music', 'hiss', 'corpus_info', 'claim_folder',
            'clip_paths', 'noise_path', 'make_clip', 'make_noise', 'run_jobs', 'make_corpus', 'write_manifests']
 
-# %% ../../nbs/data/03_synthetic.ipynb #3f9a7cfe
+# %% ../../nbs/data/03_synthetic.ipynb #d37f86d6
 import ctypes, hashlib, json, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ import cv2, numpy as np
 from ..core import atomic_path
 from .clips import FPS, SAMPLE_RATE, make_cut, plot_clip, read_wav, resample, save_cuts, write_video, write_wav
 
-# %% ../../nbs/data/03_synthetic.ipynb #aef7303f
+# %% ../../nbs/data/03_synthetic.ipynb #ff233110
 SPLITS = ('train', 'valid', 'test')
 NOISE_KINDS = ('babble', 'music', 'speech', 'noise')
-VERSION = 1   # of the recipe below: a change of any sound or picture gets a new number
+VERSION = 3   # of the recipe below: a change of any sound or picture gets a new number
 
-# %% ../../nbs/data/03_synthetic.ipynb #c6a695bb
+# %% ../../nbs/data/03_synthetic.ipynb #49970969
 GRAMMAR = tuple(tuple(slot.split()) for slot in ('bin lay place set', 'blue green red white', 'at by in with',
     'a b c d e f g h i j k l m n o p q r s t u v x y z', 'zero one two three four five six seven eight nine', 'again now please soon'))
 NUM_SENTENCES = int(np.prod([len(slot) for slot in GRAMMAR]))
@@ -41,7 +41,7 @@ def sentence(
         i, w = divmod(i, len(slot)); words.insert(0, slot[w])
     return ' '.join(words)
 
-# %% ../../nbs/data/03_synthetic.ipynb #e279ca1c
+# %% ../../nbs/data/03_synthetic.ipynb #64756146
 def choose_sentences(
     clips:tuple,   # clips in train, valid and test
     seed:int,      # seed of the corpus
@@ -52,7 +52,7 @@ def choose_sentences(
     chosen = np.random.default_rng(seed).permutation(NUM_SENTENCES)[:sum(clips)]
     return dict(zip(SPLITS, np.split(chosen, np.cumsum(clips)[:2])))
 
-# %% ../../nbs/data/03_synthetic.ipynb #7306edfd
+# %% ../../nbs/data/03_synthetic.ipynb #7696aa28
 VOICES = dict(   # eSpeak NG variants of the English voice; no variant serves two splits, nor clips and noise
     train='Alex Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky Lee Marco Michael Mike Nguyen anika antonio aunty '
           'belinda boris ed f1 ian iven john linda m1 m2 m3 m5 m7 marcelo max michel pablo steph'.split(),
@@ -68,7 +68,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 SYNCHRONOUS, PHONEME_EVENTS, DONT_EXIT, UTF8_WITH_PHONEMES, PHONEME = 2, 1, 0x8000, 0x101, 7   # constants of speak_lib.h
 RATE, PITCH, PITCH_RANGE = 1, 3, 4
 
-# %% ../../nbs/data/03_synthetic.ipynb #04b2b1bd
+# %% ../../nbs/data/03_synthetic.ipynb #605c23a3
 def synthesise(
     text:str,         # what to say; phonemes may stand in [[ ]]
     voice:str,        # variant of eSpeak NG's English voice
@@ -98,7 +98,7 @@ def synthesise(
     finally: _ctypes.dlclose(lib._handle)
     return np.concatenate(sound), events, sample_rate
 
-# %% ../../nbs/data/03_synthetic.ipynb #be44b3c9
+# %% ../../nbs/data/03_synthetic.ipynb #a289467b
 def speak(
     text:str,              # words to say
     voice:str,             # variant of eSpeak NG's English voice
@@ -114,7 +114,7 @@ def speak(
     wav = resample(sound/32768, sample_rate, SAMPLE_RATE)
     return wav[:int((phonemes[-1][2] + 0.03)*SAMPLE_RATE)], phonemes
 
-# %% ../../nbs/data/03_synthetic.ipynb #4aea8021
+# %% ../../nbs/data/03_synthetic.ipynb #63fa80b7
 VISEMES = {    #  jaw  part  wide round press tuck tongue tip
     'rest':      (.03, .00, .00, .00, .30, .00, .10, .00),
     'p b m':     (.05, .00, .05, .05, 1.0, .00, .20, .00),
@@ -143,7 +143,7 @@ PHONEMES = {p: v.split(',') for v, names in {   # eSpeak NG's names of the phone
     'r': 'r r-', 'w': 'w', 'y': 'j', 'ee': 'i:', 'i': 'I', 'e': 'E', 'a': 'a', 'ah': 'A@', 'o': '0', 'aw': 'o@', 'oo': 'u:', 'uh': '@ a#',
     'e,i': 'eI', 'a,i': 'aI', 'a,oo': 'aU', 'aw,oo': 'oU', 'ee,uh': 'i@'}.items() for p in names.split()}
 
-# %% ../../nbs/data/03_synthetic.ipynb #2c3b45fd
+# %% ../../nbs/data/03_synthetic.ipynb #10fc31e2
 TRACK_RATE, WINDOW, LEAD, MIN_HOLD = 200, 0.09, 0.02, 0.09   # Hz, s, s, s
 
 def mouth_track(
@@ -163,7 +163,7 @@ def mouth_track(
     smooth = np.apply_along_axis(np.convolve, 0, np.pad(targets, ((pad, len(w) - 1 - pad), (0, 0)), 'edge'), w/w.sum(), 'valid')
     return smooth[TRACK_RATE//FPS//2::TRACK_RATE//FPS].astype(np.float32)
 
-# %% ../../nbs/data/03_synthetic.ipynb #3ef92dd5
+# %% ../../nbs/data/03_synthetic.ipynb #403f4ffc
 @dataclass(frozen=True)
 class Face:
     "What stays the same about a speaker's looks."
@@ -190,7 +190,7 @@ def draw_face(
     return Face(u(19, 23.5), u(4, 6.4), u(5.2, 8.2), u(.08, .28), u(13, 16), u(33, 38), u(20, 24), u(.6, 1.8), u(85, 190), u(.6, .8),
                 max(0, u(-.5, .3)), (u(-.3, .3), u(-.2, .15)), u(.85, 1.15), int(rng.integers(1 << 30)))
 
-# %% ../../nbs/data/03_synthetic.ipynb #ecd6b875
+# %% ../../nbs/data/03_synthetic.ipynb #b1fd022d
 U = np.linspace(-1, 1, 41, dtype=np.float32)
 
 def lip_shape(
@@ -213,7 +213,7 @@ def lip_shape(
     return dict(upper=curve(half, top - upper, arch**0.8*bow), inner_upper=curve(inner, top, hole), inner_lower=curve(inner, bottom, hole),
                 lower=curve(half, bottom + lower, arch**0.7), drop=drop[:, 0], half=half[:, 0], inner=inner[:, 0])
 
-# %% ../../nbs/data/03_synthetic.ipynb #43722906
+# %% ../../nbs/data/03_synthetic.ipynb #f4f7899f
 SIZE, GRID = 96, np.arange(96, dtype=np.float32) - 47.5   # pixels, and their distance from the middle
 
 def skin_shade(
@@ -236,7 +236,7 @@ def skin_shade(
     grain = cv2.GaussianBlur(np.random.default_rng(face.texture).normal(size=(SIZE, SIZE)).astype(np.float32), (0, 0), 0.8)*0.04
     return face.skin*(grain + rows @ cols.transpose(0, 2, 1) + (1 - 0.1*(GRID/48)**2) - np.float32(0.45)*neck)
 
-# %% ../../nbs/data/03_synthetic.ipynb #8be04f4d
+# %% ../../nbs/data/03_synthetic.ipynb #6e2fc561
 def polygon(
     image:np.ndarray,    # uint8 picture, painted in place
     points:np.ndarray,   # (N, 2) corners, in pixels of the 96 x 96 picture from its middle
@@ -256,7 +256,7 @@ def ellipse(
     "Corners of an ellipse on the axis of the face."
     return CIRCLE*(w, h) + (0, y)
 
-# %% ../../nbs/data/03_synthetic.ipynb #5c85c448
+# %% ../../nbs/data/03_synthetic.ipynb #ac9ea60c
 def draw_inside(
     pose:np.ndarray,   # (8,) pose
     drop:float,        # how far the jaw is down
@@ -276,7 +276,7 @@ def draw_inside(
     if tip > 0.1: polygon(image, ellipse(face.teeth + 0.5, 0.5*inner, 2.6*tip), red*1.2)
     return image
 
-# %% ../../nbs/data/03_synthetic.ipynb #6197b03e
+# %% ../../nbs/data/03_synthetic.ipynb #f3bba12a
 def pose_drift(
     T:int,                     # frames
     rng:np.random.Generator,   # source of the movement
@@ -287,7 +287,7 @@ def pose_drift(
     c, s = 2*np.cos(angle)/size, 2*np.sin(angle)/size
     return np.stack([np.stack([c, s, 95.5 - c*(47.5 + dx) - s*(47.5 + dy)], 1), np.stack([-s, c, 95.5 + s*(47.5 + dx) - c*(47.5 + dy)], 1)], 1)
 
-# %% ../../nbs/data/03_synthetic.ipynb #95778629
+# %% ../../nbs/data/03_synthetic.ipynb #463d58b2
 MOUTH = slice(46, 182), slice(34, 158)   # rows and columns of the doubled canvas that the lips can reach
 
 def draw_lips(
@@ -308,7 +308,7 @@ def draw_lips(
     lips, mask = cv2.GaussianBlur(image[MOUTH], (5, 5), 0), mask[MOUTH]*np.float32(1/255)
     image[MOUTH] = cv2.GaussianBlur(lips + (inside[MOUTH] - lips.astype(np.float32))*mask, (3, 3), 0)
 
-# %% ../../nbs/data/03_synthetic.ipynb #6f0ee942
+# %% ../../nbs/data/03_synthetic.ipynb #22d26a33
 def draw_mouth(
     track:np.ndarray,          # (T, 8) poses, as `mouth_track` returns
     face:Face,                 # whose mouth
@@ -325,7 +325,7 @@ def draw_mouth(
     noise = rng.standard_normal(frames.shape, dtype=np.float32)*np.float32(rng.uniform(1, 3.5))
     return (frames*(light*rng.uniform(0.9, 1.1)).astype(np.float32) + noise).clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/data/03_synthetic.ipynb #d2cc3e65
+# %% ../../nbs/data/03_synthetic.ipynb #5621c11c
 def plot_mouths(
     frames:np.ndarray,   # pictures (N, 96, 96)
     names:list,          # what to write above each
@@ -335,13 +335,13 @@ def plot_mouths(
     "A grid of mouths."
     import matplotlib.pyplot as plt
     rows = -(-len(frames)//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns, 1.2*rows + 0.3), squeeze=False, layout='constrained', dpi=70)
+    fig, axes = plt.subplots(rows, columns, figsize=(columns, 1.2*rows + 0.3), squeeze=False, layout='constrained', dpi=60)
     for ax in axes.flat: ax.axis('off')
     for ax, f, name in zip(axes.flat, frames, names): ax.imshow(f, cmap='gray', vmin=0, vmax=255); ax.set_title(name, fontsize=8)
     fig.suptitle(title, fontsize=9)
     return fig
 
-# %% ../../nbs/data/03_synthetic.ipynb #5a41bd3e
+# %% ../../nbs/data/03_synthetic.ipynb #6565d554
 NUM_SPEAKERS = dict(train=120, valid=14, test=14)
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def make_speaker(
     rate, pitch, lively = int(rng.integers(170, 206)), int(rng.integers(30, 71)), int(rng.integers(35, 66))
     return Speaker(f'{split}-{i:03d}', voices[i % len(voices)], rate, pitch, lively, draw_face(rng))
 
-# %% ../../nbs/data/03_synthetic.ipynb #87e8a22d
+# %% ../../nbs/data/03_synthetic.ipynb #a90fb200
 def render_clip(
     text:str,                  # words to say
     speaker:Speaker,           # who says them
@@ -386,11 +386,11 @@ def render_clip(
     phonemes = [(p, a + start/SAMPLE_RATE, b + start/SAMPLE_RATE) for p, a, b in phonemes]
     return wav.clip(-1, 1), draw_mouth(mouth_track(phonemes, T), speaker.face, rng), phonemes
 
-# %% ../../nbs/data/03_synthetic.ipynb #b387a44c
+# %% ../../nbs/data/03_synthetic.ipynb #87a394d2
 NOISE_SECONDS, BABBLE_VOICES = 10, 12
 CHAT = ('the of and to you that was for are his they this from have or had but what all were when we there can an your which their said if do will each about how '
         'up out them then she many some these would other into has more her make like him time look go number way could people my than first water been called who '
-        'oil sit find long down day did get come made may part over sound take only little work know place year live me back give most very after thing our just name').split()
+        'oil sit find long down day did get come made may part over sound take only little work know world year live me back give most very after thing our just name').split()
 
 def fit(
     wav:np.ndarray,   # samples (N,)
@@ -410,7 +410,7 @@ def chat(
         pieces.append(np.pad(wav, (0, int(rng.uniform(0.02, 0.25)*SAMPLE_RATE)))); n += len(pieces[-1])
     return fit(np.concatenate(pieces))
 
-# %% ../../nbs/data/03_synthetic.ipynb #739c0f15
+# %% ../../nbs/data/03_synthetic.ipynb #c58fbdba
 def babble(
     rng:np.random.Generator,   # source of the choices
     speech:list,               # wavs of single voices
@@ -419,7 +419,7 @@ def babble(
     chosen = [np.roll(speech[i % len(speech)], rng.integers(NOISE_SECONDS*SAMPLE_RATE)) for i in rng.permutation(max(BABBLE_VOICES, len(speech)))[:BABBLE_VOICES]]
     return fit(np.mean(chosen, 0))
 
-# %% ../../nbs/data/03_synthetic.ipynb #abed02bf
+# %% ../../nbs/data/03_synthetic.ipynb #0bc65e65
 def music(
     rng:np.random.Generator,   # source of the piece
 )->np.ndarray:                 # wav float32 (160000,)
@@ -444,7 +444,7 @@ def music(
         if drums: add(2*drum(60, 0.2), i*beat); add(0.5*drum(0, 0.1), (i + 0.5)*beat)
     return fit(out)
 
-# %% ../../nbs/data/03_synthetic.ipynb #e8776121
+# %% ../../nbs/data/03_synthetic.ipynb #8ca2d68e
 def hiss(
     rng:np.random.Generator,   # source of the sound
 )->np.ndarray:                 # wav float32 (160000,)
@@ -457,7 +457,7 @@ def hiss(
     bursts = sum(rng.uniform(1, 6)*np.exp(-np.abs(t - rng.uniform(0, NOISE_SECONDS))/rng.uniform(.01, .15)) for _ in range(rng.integers(0, 12)))
     return fit(noise*(swell + bursts))
 
-# %% ../../nbs/data/03_synthetic.ipynb #fcf0e0a1
+# %% ../../nbs/data/03_synthetic.ipynb #0ce1abf7
 def corpus_info(
     clips:tuple,         # clips in train, valid and test
     noise_files:tuple,   # recordings of each kind of noise in train, valid and test
@@ -480,7 +480,7 @@ def claim_folder(
     else:
         with atomic_path(path) as tmp: tmp.write_text(json.dumps(info))
 
-# %% ../../nbs/data/03_synthetic.ipynb #8252f112
+# %% ../../nbs/data/03_synthetic.ipynb #d5ffdb5d
 def clip_paths(
     folder:Path,   # folder of the corpus
     split:str,     # 'train', 'valid' or 'test'
@@ -498,7 +498,7 @@ def noise_path(
     "Where a noise recording lies."
     return folder/'noise'/kind/f'{split}-{i:02d}.wav'
 
-# %% ../../nbs/data/03_synthetic.ipynb #1495556e
+# %% ../../nbs/data/03_synthetic.ipynb #145667b4
 def make_clip(
     folder:Path,   # folder of the corpus
     split:str,     # 'train', 'valid' or 'test'
@@ -525,14 +525,14 @@ def make_noise(
     else: wav = dict(music=music, noise=hiss)[kind](rng)
     write_wav(noise_path(folder, kind, split, i), wav)
 
-# %% ../../nbs/data/03_synthetic.ipynb #a0d6714a
+# %% ../../nbs/data/03_synthetic.ipynb #7f4ca78d
 def run_jobs(
     jobs:list,         # (function, *arguments), each writing its own files
     num_workers:int,   # processes; 0 = in this one
     name:str,          # what the progress bar says
 ):
     "Run jobs, in any order, with a progress bar; an error stops them all."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     if not jobs: return
     with tqdm(total=len(jobs), desc=name, mininterval=0.5) as bar:
         if num_workers == 0:
@@ -543,7 +543,7 @@ def run_jobs(
                 for done in as_completed([pool.submit(*job) for job in jobs]): done.result(); bar.update()
             except BaseException: pool.shutdown(cancel_futures=True); raise
 
-# %% ../../nbs/data/03_synthetic.ipynb #b30c339f
+# %% ../../nbs/data/03_synthetic.ipynb #caa492a0
 def make_corpus(
     folder:str|Path,                # where to write, an empty folder or one where this corpus was begun
     clips:tuple=(1000, 100, 100),   # clips in train, valid and test
@@ -563,7 +563,7 @@ def make_corpus(
     write_manifests(folder, items, noises)
     return folder
 
-# %% ../../nbs/data/03_synthetic.ipynb #fefb5b81
+# %% ../../nbs/data/03_synthetic.ipynb #6605cf50
 def write_manifests(
     folder:Path,   # folder of the corpus
     items:list,    # (split, number of the clip, number of its sentence)
