@@ -363,4 +363,4 @@ def launch(
     if code: raise RuntimeError(f"a training process ended with exit code {code}; its last lines:\n{''.join(tail)}")
     return finished(job)
 
-if __name__ == '__main__': run(read_job(sys.argv[1]))
+if __name__ == '__main__' and '__file__' in globals(): run(read_job(sys.argv[1]))   # a process of `launch`, not a notebook

@@ -91,7 +91,7 @@ _TINY = {
     'joint': replace(_BASE['joint'].scaled(200), max_frames=600, precision='32-true', lr=1e-3, gate_lr=0.15, warmup=20, sparsity_warmup=80, layers=((0,), (2, 4)), l1=1., merge_step=20),
     'distill': replace(_BASE['distill'].scaled(100), max_frames=600, precision='32-true', lr=1e-3, warmup=15, layers=((0,), (2, 4))),
     'finetune': replace(_BASE['finetune'].scaled(100), max_frames=600, precision='32-true', clip_norm=5., lr=1e-3, warmup=15, freeze_updates=0, ctc_weight=0.3, modality_dropout=0.3, noise_prob=0.5, noise_snr=(-5, 10)),
-    'pretrain': replace(_BASE['pretrain'].scaled(600), max_frames=600, precision='32-true', lr=1e-3, warmup=60),
+    'pretrain': replace(_BASE['pretrain'].scaled(600), max_frames=800, precision='32-true', lr=1e-3, warmup=60),
 }
 PRESETS = {   # name -> stage name -> Stage
     'dp_avhubert_base': _BASE,
