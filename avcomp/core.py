@@ -79,13 +79,14 @@ class Config:
 FAMILIES = {}  # family -> (config class, model class)
 
 def register_family(
-    family:str,   # 'avhubert', 'avhubert_s2s', ...
+    family:str,       # 'avhubert', 'avhubert_s2s', ...
     config_cls:type,  # its config class
-):                # class decorator
-    "Register a model class and its config class under a family name."
+):                    # class decorator
+    "Register a model class and its config class under a family name; a class of the package is never replaced by one of a notebook."
     def add(model_cls):
-        model_cls.family = family
-        FAMILIES[family] = (config_cls, model_cls)
+        model_cls.family = config_cls.family = family
+        config_cls.model_cls = model_cls
+        if family not in FAMILIES or model_cls.__module__.startswith('avcomp.'): FAMILIES[family] = config_cls, model_cls
         return model_cls
     return add
 
@@ -116,9 +117,8 @@ def config_to_json(
     config:Config,  # a registered model config
 )->str:             # JSON text, stable and sorted
     "Write a model config as JSON, with its family."
-    for family, (cls, _) in FAMILIES.items():
-        if type(config) is cls: return json.dumps({'family': family, **_to_data(config)}, indent=1, sort_keys=True)
-    raise ValueError(f"expected a model config of one of the families {sorted(FAMILIES)}, got {type(config).__name__}")
+    if not hasattr(type(config), 'family'): raise ValueError(f"expected a model config of one of the families {sorted(FAMILIES)}, got {type(config).__name__}")
+    return json.dumps({'family': config.family, **_to_data(config)}, indent=1, sort_keys=True)
 
 def config_from_json(
     text:str,   # what `config_to_json` wrote

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from ..core import FAMILIES, Config, atomic_path, config_from_json, config_to_json
+from ..core import Config, atomic_path, config_from_json, config_to_json
 from .avhubert import AVHubertConfig
 from .decoder import AVHubertS2SConfig
 
@@ -29,7 +29,7 @@ def fit_state(
     names:dict={},   # our name -> name in the file, where they differ
 )->nn.Module:        # the model on the meta device, ready to take the tensors
     "Build the skeleton of a model, or say which tensors do not fit it."
-    with torch.device('meta'): model = next(model for cls, model in FAMILIES.values() if cls is type(config))(config)
+    with torch.device('meta'): model = config.model_cls(config)
     want = model.state_dict()
     faults = {'missing': [k for k in want if k not in state], 'unexpected': [names.get(k, k) for k in state if k not in want],
               'of another shape': [f'{names.get(k, k)}: expected {tuple(v.shape)}, got {tuple(state[k].shape)}' for k, v in want.items()

@@ -22,6 +22,7 @@ from ..data.batches import ClipDataset, filter_cuts, make_loader
 from ..data.corpora import open_corpus
 from ..data.tokens import Tokenizer
 from ..distill.clusters import frame_labels, read_labels
+from ..distill.objectives import NUM_SPECIAL
 from ..models.avhubert import AVHubert, avhubert_config
 from ..models.checkpoints import load_model, save_model
 from ..models.decoder import AVHubertS2S, avhubert_s2s_config
@@ -159,7 +160,7 @@ class Keeper(L.Callback):
                 total += float(task.losses(trainer.strategy.batch_to_device(batch))['total'])*len(batch['ids'])
                 clips += len(batch['ids'])
         task.train()
-        if clips: self.history.setdefault('valid_loss', []).append((trainer.global_step, total/clips))
+        if clips: self.history.setdefault('loss_valid', []).append((trainer.global_step, total/clips))
 
     def save(self,
         trainer,   # of the run
@@ -243,6 +244,7 @@ class Clips(L.LightningDataModule):
     def __init__(self,
         job:Job,              # where clips come from
         tokenizer=None,       # None for tasks without text
+        clusters:int=0,       # clusters that the model knows, for labels
     ):
         super().__init__()
         self.job, self.corpus, self.counts, self.labels, self.sets, s = job, job.data.open(), {}, {}, {}, job.stage
@@ -252,7 +254,7 @@ class Clips(L.LightningDataModule):
             if job.labels:
                 km = Path(job.labels)/f'{split}.km'
                 if split == 'valid' and not km.exists(): continue
-                self.labels |= read_cluster_labels(km, self.corpus.cuts[split])
+                self.labels |= read_cluster_labels(km, self.corpus.cuts[split], clusters)
             train, noises = split == 'train', self.corpus.noises.get(split)
             snr = s.noise_snr if isinstance(s.noise_snr, (int, float)) else tuple(s.noise_snr)
             noise = NoiseMixer(noises, prob=s.noise_prob, snr_db=snr, seed=job.seed) if train and noises and s.noise_prob else None
@@ -272,11 +274,14 @@ class Clips(L.LightningDataModule):
         return map(self.add_labels, make_loader(self.sets['valid'], self.job.stage.max_frames)) if 'valid' in self.sets else ()
 
 def read_cluster_labels(
-    path:Path,   # {split}.km
-    cuts,        # clips of that split, in the order of its lines
-)->dict:         # clip id -> int64 tensor
+    path:Path,      # {split}.km
+    cuts,           # clips of that split, in the order of its lines
+    clusters:int,   # clusters that the model knows
+)->dict:            # clip id -> int64 tensor
     "Cluster labels by clip."
     rows, ids = read_labels(path), [c.id for c in cuts]
+    if (most := max((int(r.max()) for r in rows if len(r)), default=0)) >= clusters:
+        raise ValueError(f"the model has {clusters} clusters (num_classes - {NUM_SPECIAL}), got label {most} in {path}; cluster again or set num_classes")
     if len(rows) != len(ids): raise ValueError(f"expected one line of labels per clip, got {len(rows)} lines in {path} for {len(ids)} clips; write the labels again")
     return dict(zip(ids, rows))
 
@@ -316,7 +321,8 @@ def run(
     if (report := finished(job)) is not None: return report
     out, last, start, id = Path(job.out), Path(job.out)/'last.ckpt', time.time(), job.id
     task, tokenizer = build_task(job)
-    clips, keeper, step = Clips(job, tokenizer), Keeper(job, id), resume_point(last, id)
+    clusters = getattr(task.model.config, 'num_classes', 0) - NUM_SPECIAL
+    clips, keeper, step = Clips(job, tokenizer, clusters), Keeper(job, id), resume_point(last, id)
     out.mkdir(parents=True, exist_ok=True)
     with calm():
         trainer = make_trainer(job, keeper, step or 0)
@@ -325,7 +331,7 @@ def run(
     if trainer.global_step < job.stage.updates: raise RuntimeError(f"training stopped at update {trainer.global_step} of {job.stage.updates}; run the job again to go on")
     model, report = task.finish()
     report = dict(id=id, updates=job.stage.updates, seconds=round(time.time() - start, 1), resumed=bool(step), clips=clips.counts, data=clips.corpus.id,
-        precision=str(trainer.precision), valid_loss=keeper.history.get('valid_loss', [(0, None)])[-1][1], **report)
+        precision=str(trainer.precision), loss_valid=keeper.history.get('loss_valid', [(0, None)])[-1][1], **report)
     if trainer.is_global_zero:
         save_model(model.eval(), out/'model')
         if isinstance(task, DistillTask):
