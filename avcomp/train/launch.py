@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'Data', 'Job', 'fingerprint', 'read_job', 'Keeper', 'resume_point', 'load_encoder', 'load_s2s', 'build_task',
-           'Clips', 'read_cluster_labels', 'calm', 'make_trainer', 'run', 'finished', 'launch']
+           'Clips', 'check_present', 'read_cluster_labels', 'calm', 'make_trainer', 'run', 'finished', 'launch']
 
 # %% ../../nbs/train/03_launch.ipynb #f21c62e9
 import hashlib, io, json, logging, math, os, shutil, signal, subprocess, sys, time, warnings
@@ -232,6 +232,7 @@ def build_task(
     if s.task == 'pretrain':
         if not job.labels: raise ValueError("pre-training needs labels: a folder with train.km; see avcomp.distill.clusters")
         model = AVHubert(avhubert_config(job.student)) if job.student in SIZES else fresh(load_model(job.student))
+        if getattr(model.config, 'head', '') != 'predict': raise ValueError(f"pre-training needs an AV-HuBERT encoder with head='predict'; {job.student} is of family {model.family!r}, head {getattr(model.config, 'head', None)!r}")
         return PretrainTask(s, model, job.seed), None
     model = load_s2s(job)
     tokenizer = Tokenizer(proto := model.tokenizer_proto)
@@ -255,6 +256,7 @@ class Clips(L.LightningDataModule):
                 km = Path(job.labels)/f'{split}.km'
                 if split == 'valid' and not km.exists(): continue
                 self.labels |= read_cluster_labels(km, self.corpus.cuts[split], clusters)
+            check_present(cuts, tokenizer is not None)
             train, noises = split == 'train', self.corpus.noises.get(split)
             snr = s.noise_snr if isinstance(s.noise_snr, (int, float)) else tuple(s.noise_snr)
             noise = NoiseMixer(noises, prob=s.noise_prob, snr_db=snr, seed=job.seed) if train and noises and s.noise_prob else None
@@ -272,6 +274,17 @@ class Clips(L.LightningDataModule):
     def valid_batches(self):
         "Every validation clip once, in an order that never changes."
         return map(self.add_labels, make_loader(self.sets['valid'], self.job.stage.max_frames)) if 'valid' in self.sets else ()
+
+def check_present(
+    cuts,             # clips
+    need_text:bool,   # whether every clip must have a transcript
+):
+    "Look for missing files and empty transcripts before training; `avcomp.data.clips.check_cuts` looks into the files too, and takes longer."
+    def problem(c):
+        if need_text and not (c.supervisions[0].text or '').strip(): return 'empty transcript'
+        return next((f'missing file {p}' for p in (c.recording.sources[0].source, c.custom['video']) if p and not os.path.isfile(p)), None)
+    if bad := [f'{c.id}: {p}' for c in cuts if (p := problem(c))]:
+        raise ValueError(f"{len(bad)} of {len(cuts)} clips cannot be used ({'; '.join(bad[:3])}{'; ...' if len(bad) > 3 else ''}); restore the files or take these clips out of the list")
 
 def read_cluster_labels(
     path:Path,      # {split}.km

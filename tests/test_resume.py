@@ -1,0 +1,61 @@
+"A training process that is killed at any moment and started again ends with the weights of one that ran through."
+import os, random, signal, subprocess, sys, time
+import pytest, torch
+from avcomp.train.launch import Keeper, finished, launch, resume_point
+from readme import root
+from toy import corpus, job, parts, weights
+
+def start(job):
+    "The process of a job."
+    job.save(f'{job.out}.json')
+    return subprocess.Popen([sys.executable, '-m', 'avcomp.train.launch', f'{job.out}.json'], cwd=root, env=os.environ | {'OMP_NUM_THREADS': '1'},
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+def finish(process):
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+
+def wait_for_change(path, old, process):
+    "Time at which a file was replaced."
+    while True:
+        try: new = path.stat().st_mtime_ns
+        except FileNotFoundError: new = old
+        if new != old: return new
+        assert process.poll() is None, f'the process ended too early: {process.stderr.read()}'
+        time.sleep(0.01)
+
+@pytest.mark.parametrize('name', ['joint', 'finetune'])
+def test_killed_and_resumed(job, tmp_path, name):
+    settings = dict(stage=dict(updates=30, max_frames=90, modality_dropout=0.3, noise_prob=0.5), checkpoint_every=5, seed=1)
+    whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))
+    through, victim, ckpt = start(whole), start(broken), tmp_path/'broken'/'last.ckpt'
+    first = wait_for_change(ckpt, None, victim)
+    second = wait_for_change(ckpt, first, victim)                 # update 10 of 30; five updates take second - first
+    time.sleep(delay := random.uniform(0, 3)*(second - first)/1e9)
+    victim.kill()
+    victim.communicate()
+    told = f'killed {delay:.2f} s after update 10'
+    assert victim.returncode == -signal.SIGKILL, told
+    assert finished(broken) is None and 10 <= resume_point(ckpt, broken.id) < 30, told
+    finish(start(broken))
+    finish(through)
+    assert finished(broken)['resumed'] and not finished(whole)['resumed']
+    a, b = weights(tmp_path/'broken'), weights(tmp_path/'whole')
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), told
+
+def test_asked_to_stop(job, tmp_path, monkeypatch):
+    "SIGTERM, as batch systems send it, ends training after the update and never passes for done."
+    record = Keeper.record
+    def stop(self, n, *args):
+        record(self, n, *args)
+        if n == 3: os.kill(os.getpid(), signal.SIGTERM)
+    stopped, whole = (job('finetune', tmp_path/which, stage=dict(updates=4), checkpoint_every=2) for which in ('stopped', 'whole'))
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Keeper, 'record', stop)
+        launch(stopped)
+    assert finished(stopped) is None and resume_point(tmp_path/'stopped'/'last.ckpt', stopped.id) == 2
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    launch(stopped); launch(whole)
+    a, b = weights(tmp_path/'stopped'), weights(tmp_path/'whole')
+    assert all(torch.equal(a[k], b[k]) for k in b)
