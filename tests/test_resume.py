@@ -26,17 +26,17 @@ def wait_for_change(path, old, process):
 
 @pytest.mark.parametrize('name', ['joint', 'finetune'])
 def test_killed_and_resumed(job, tmp_path, name):
-    settings = dict(stage=dict(updates=30, max_frames=90, modality_dropout=0.3, noise_prob=0.5), checkpoint_every=5, seed=1)
+    settings = dict(stage=dict(updates=18, max_frames=90, modality_dropout=0.3, noise_prob=0.5), checkpoint_every=3, seed=1)
     whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))
     through, victim, ckpt = start(whole), start(broken), tmp_path/'broken'/'last.ckpt'
     first = wait_for_change(ckpt, None, victim)
-    second = wait_for_change(ckpt, first, victim)                 # update 10 of 30; five updates take second - first
+    second = wait_for_change(ckpt, first, victim)                 # update 6 of 18; three updates take second - first
     time.sleep(delay := random.uniform(0, 3)*(second - first)/1e9)
     victim.kill()
     victim.communicate()
-    told = f'killed {delay:.2f} s after update 10'
+    told = f'killed {delay:.2f} s after update 6'
     assert victim.returncode == -signal.SIGKILL, told
-    assert finished(broken) is None and 10 <= resume_point(ckpt, broken.id) < 30, told
+    assert finished(broken) is None and 6 <= resume_point(ckpt, broken.id) < 18, told
     finish(start(broken))
     finish(through)
     assert finished(broken)['resumed'] and not finished(whole)['resumed']
