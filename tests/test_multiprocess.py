@@ -16,11 +16,11 @@ def in_root(monkeypatch):
 
 def test_two_processes_equal_two_batches(corpus, parts, job, tmp_path):
     """An update of two processes sees the batches of an update of one process that accumulates two. With accumulation each
-    batch is divided by its own count of frames, with processes by the mean count: equal if clips are equally long. Dropout
-    and gates draw by process, so there are none. Running statistics of batch norm are those of process 0: not compared."""
+    batch is divided by its own count of frames, with processes by the mean count: equal if clips are equally long. Dropout of
+    units and modalities and gates draw by process, so there are none. Running statistics of batch norm are those of process 0: not compared."""
     frames, n = Counter(c.custom['num_frames'] for c in load_cuts(corpus, 'train')).most_common(1)[0]
     assert n >= 4
-    data, stage = Data(folder=str(corpus), min_frames=frames, max_frames=frames), dict(updates=4, max_frames=frames, noise_prob=0.5)
+    data, stage = Data(folder=str(corpus), min_frames=frames, max_frames=frames), dict(updates=4, max_frames=frames, noise_prob=0.5, modality_dropout=0.)
     two = launch(job('distill', tmp_path/'two', stage, data=data, devices=2))
     one = launch(job('distill', tmp_path/'one', stage | dict(accumulate=2), data=data))
     assert two['clips'] == one['clips'] and one['clips']['train']['kept'] == n
@@ -31,8 +31,8 @@ def test_two_processes_equal_two_batches(corpus, parts, job, tmp_path):
     assert max((b[k] - start[k]).abs().max() for k in trained) > 1e-3      # they have moved
 
 def test_gates_in_two_processes(job, tmp_path, capfd):
-    "Joint pruning and merging; one process writes, the model is whole, and the job is skipped afterwards."
-    two = job('joint', tmp_path/'two', dict(updates=4, merge='QKV', merge_step=2, target_sparsity=0.2), devices=2, checkpoint_every=2)
+    "Joint distillation and pruning; one process writes, the model is whole, and the job is skipped afterwards."
+    two = job('joint', tmp_path/'two', dict(updates=4), devices=2, checkpoint_every=2)
     report = launch(two)
     assert sorted(p.name for p in (tmp_path/'two').iterdir()) == ['history.json', 'job.json', 'maps.safetensors', 'model', 'report.json', 'tensorboard']
     assert len(list((tmp_path/'two'/'tensorboard').glob('events*'))) == 1

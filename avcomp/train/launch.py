@@ -376,7 +376,7 @@ def launch(
     try:
         for line in io.TextIOWrapper(process.stdout, newline='', errors='replace'):   # progress bars end their lines with \r: keep it
             print(line, end='')
-            tail = (tail + [line])[-30:]
+            tail = (tail + [line])[-80:]
     except BaseException: process.terminate(); raise   # an interrupt must not leave processes behind
     finally: code = process.wait()
     if code: raise RuntimeError(f"a training process ended with exit code {code}; its last lines:\n{''.join(tail)}")
