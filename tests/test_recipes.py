@@ -9,9 +9,9 @@ ROOT = Path(__file__).parent.parent
 CORPUS = [16, 4, 6]
 
 
-def execute(name, out, **parameters):
-    papermill.execute_notebook(str(ROOT/'nbs'/'recipes'/f'{name}.ipynb'), str(out/f'{name}.ipynb'), parameters, cwd=str(ROOT), progress_bar=False)
-    return json.loads((out/'report.json').read_text())
+def execute(name, folder, **parameters):
+    papermill.execute_notebook(str(ROOT/'nbs'/'recipes'/f'{name}.ipynb'), str(folder/f'{name}.ipynb'), parameters, cwd=str(ROOT), progress_bar=False)
+    return json.loads((folder/'report.json').read_text())
 
 
 @pytest.fixture(scope='module')

@@ -89,9 +89,9 @@ _BASE = {
 }
 _ROBUST = dict(modality_dropout=0.3, noise_prob=0.5, noise_snr=(-5, 10))   # short runs see every kind of input from the start
 _TINY = {
-    'joint': replace(_BASE['joint'].scaled(200), max_frames=600, precision='32-true', lr=1e-3, gate_lr=0.15, warmup=20, sparsity_warmup=80, layers=((0,), (2, 4)), l1=1., merge_step=20, **_ROBUST),
-    'distill': replace(_BASE['distill'].scaled(100), max_frames=600, precision='32-true', lr=1e-3, warmup=10, layers=((0,), (2, 4)), **_ROBUST),
-    'finetune': replace(_BASE['finetune'].scaled(100), max_frames=600, precision='32-true', clip_norm=5., lr=1e-3, warmup=15, freeze_updates=0, ctc_weight=0.3, **_ROBUST),
+    'joint': replace(_BASE['joint'].scaled(180), max_frames=480, precision='32-true', lr=1e-3, gate_lr=0.15, warmup=20, sparsity_warmup=80, layers=((0,), (2, 4)), l1=1., merge_step=20, **_ROBUST),
+    'distill': replace(_BASE['distill'].scaled(80), max_frames=480, precision='32-true', lr=1e-3, warmup=10, layers=((0,), (2, 4)), **_ROBUST),
+    'finetune': replace(_BASE['finetune'].scaled(100), max_frames=480, precision='32-true', clip_norm=5., lr=1e-3, warmup=15, freeze_updates=0, ctc_weight=0.3, **_ROBUST),
     'pretrain': replace(_BASE['pretrain'].scaled(600), max_frames=800, precision='32-true', lr=1e-3, warmup=60),
 }
 PRESETS = {   # name -> stage name -> Stage
