@@ -171,8 +171,10 @@ class Keeper(L.Callback):
         else:
             with atomic_path(path) as tmp: trainer.save_checkpoint(tmp)
 
-    def teardown(self, trainer, pl_module, stage):
+    def on_train_end(self, trainer, pl_module):
         if self.bar is not None: self.bar.close()
+
+    def on_exception(self, trainer, pl_module, exception): self.on_train_end(trainer, pl_module)
 
 def resume_point(
     path:Path,  # last.ckpt of a job's folder
@@ -180,13 +182,14 @@ def resume_point(
 )->int|None:    # updates done; None = start anew
     "Where a checkpoint stands, if it is whole and of this very job."
     if not path.exists(): return None
+    name = f'{path.parent.name}/{path.name}'
     try:
         point = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
         owner, step = point['callbacks']['Keeper']['job'], point['global_step']
     except Exception as e:   # torch has many errors for a damaged file
-        print(f"{path} is damaged ({type(e).__name__}: {str(e).splitlines()[0][:80]}); the job starts anew")
+        print(f"{name} is damaged ({type(e).__name__}: {str(e).splitlines()[0][:80]}); the job starts anew")
         return None
-    if owner != id: print(f"{path} is of a job that read other settings, models or data; this job starts anew")
+    if owner != id: print(f"{name} is of a job that read other settings, models or data; this job starts anew")
     return step if owner == id else None
 
 # %% ../../nbs/train/03_launch.ipynb #d3817b25
@@ -367,7 +370,7 @@ def launch(
 )->dict:       # the report
     "Run a job here (one device) or in several processes, showing their progress; a finished job is skipped."
     if (report := finished(job)) is not None:
-        print(f"{job.out}: done before ({report['updates']} updates), skipped")
+        print(f"{Path(job.out).name}: done before ({report['updates']} updates), skipped")
         return report
     if job.devices == 1: return run(job)
     job.save(path := Path(job.out)/'job.json')
