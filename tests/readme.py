@@ -12,8 +12,10 @@ def render(
     notebook:Path,  # the front page, its outputs stored
 )->str:             # Markdown, hidden cells left out
     "The text of README.md."
-    hidden = Config(RegexRemovePreprocessor=dict(enabled=True, patterns=[r'#\| *hide', r'---\n']))
+    hidden = Config(RegexRemovePreprocessor=dict(enabled=True, patterns=[r'#\| *hide', r'---\n']), TagRemovePreprocessor=dict(enabled=True, remove_input_tags=['echo-false']))
     nb = nbformat.read(notebook, as_version=4)
+    for cell in nb.cells:
+        if cell.source.startswith('#| echo: false'): cell.metadata['tags'] = ['echo-false']   # its output speaks alone
     nb.metadata.language_info = {'name': 'python'}   # cleaning strips it; the code fences are marked with it
     text, resources = MarkdownExporter(config=hidden).from_notebook_node(nb)
     if resources['outputs']: raise ValueError(f"{notebook} holds pictures; README.md can only show text, link to a notebook instead")

@@ -29,12 +29,12 @@ def test_dp_avhubert(work, experiment):
     out = work/experiment.replace('+', '_')
     out.mkdir()
     parameters = dict(preset='smoke', experiment=experiment, out=str(out), data_folder=str(work/'teacher'/'corpus'), teacher=str(work/'teacher'/'model'),
-                      noises=['babble'], snrs=[0], modalities=['av', 'v'], beam_size=1, baselines=experiment == 'pruning')
+                      noises=['babble'], snrs=[0], modalities=['av', 'v'], beam_size=1, baselines=['scratch', 'l1', 'l1+distil'] if experiment == 'pruning' else [])
     report = execute('dp_avhubert', out, **parameters)
     if 'pruning' in experiment: assert abs(report['sparsity'] - 0.7) < 0.01
     if experiment == 'merging': assert 0 < report['sparsity'] < 0.2
     if experiment == 'distil-only': assert report['sparsity'] == 0
-    models = {'teacher', 'student'} | ({'from scratch', 'L1 pruning'} if experiment == 'pruning' else set())
+    models = {'teacher', 'student'} | ({'from scratch', 'L1 pruning', 'L1 pruning, distilled'} if experiment == 'pruning' else set())
     assert set(report['wer']) == models == set(report['costs'])
     assert set(report['wer']['student']['av']) == {'clean', 'babble@0'}
     assert all(report['versions'].values()) and report['data'].startswith('embedded-') and report['config']['seed'] == 0
