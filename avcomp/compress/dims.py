@@ -22,6 +22,8 @@ class Row:
     axes:tuple         # per axis (dimension name | None, block or fixed size)
     positions:object   # frames -> positions, or None
     present:str|None   # full name of the one-entry dimension it vanishes with
+    where:str          # the part of the model it belongs to: path of the weight, `present`, or the module that states the product
+    counted:bool       # a parameter, which sizes count, and not a buffer or a product
 
     def monomial(self):
         "Names of its dimensions, and the fixed factor."
@@ -48,7 +50,8 @@ def collect(
     model:nn.Module,   # any model whose modules state `dims()`
 )->Table:              # the named dimensions of the whole model
     "Walk a model and gather the dimensions its modules state."
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    params, slot = dict(model.named_parameters()), {path: i for i, (path, _) in enumerate(model.named_modules())}
+    tensors = params | dict(model.named_buffers())
     dims, rows, gates, merges, statements = {}, [], [], [], []
     for path, module in model.named_modules():
         if hasattr(module, 'dims'):
@@ -69,11 +72,13 @@ def collect(
             axes = tuple(axis(prefix, a, n) for a, n in zip(s.axes, shape))
             stated = tuple(block*(dims[name].size if name else 1) for name, block in axes)
             if stated != shape or len(s.axes) != len(shape): raise ValueError(f"{path} has shape {shape} but its module states {s.axes} = {stated}; mend the module's dims()")
-            rows.append(Row(path, axes, s.positions, present))
-        elif isinstance(s, Product): rows.append(Row(None, tuple(axis(prefix, a) for a in s.axes), s.positions, present))
+            rows.append(Row(path, axes, s.positions, present, path, path in params))
+        elif isinstance(s, Product): rows.append(Row(None, tuple(axis(prefix, a) for a in s.axes), s.positions, present, present or prefix, False))
         elif isinstance(s, GatePoint):
+            if prefix + s.point not in slot: raise ValueError(f"a module states the gate point {prefix + s.point}, which the model does not have; mend the module's dims()")
             gates.append(GatePoint(prefix + s.point, full(prefix, s.dim), s.axis, tuple((prefix + t, i) for t, i in s.into)))
         elif isinstance(s, Projections): merges.append(Projections(tuple((k, prefix + m) for k, m in s.members), prefix + s.owner))
+    gates.sort(key=lambda g: slot[g.point])   # modules are registered in the order in which they compute
     stated = {r.tensor for r in rows}
     slots = tuple(f'{path}.' for path, m in model.named_modules() if isinstance(m, Gated))
     unstated = {n: p.numel() for n, p in model.named_parameters() if n not in stated and not (slots and n.startswith(slots))}
@@ -87,12 +92,18 @@ class Polynomial:
     terms:dict       # sorted dimension names -> coefficient
 
     def __call__(self,
-        sizes:dict,   # dimension name -> number or scalar Tensor
-    ):                # number or scalar Tensor
-        "Evaluate; differentiable when sizes are tensors."
-        total = self.constant
-        for names, c in self.terms.items(): total = total + c*prod(sizes[n] for n in names)
-        return total
+        sizes:dict,   # dimension name -> number
+    ):                # number
+        "Evaluate exactly."
+        return self.constant + sum(c*prod(sizes[n] for n in names) for names, c in self.terms.items())
+
+    def arrays(self,
+        names:list,   # dimension names, in the order of a vector of sizes
+    )->tuple:         # coefficients (M,) float64; places (M, width) of each term's sizes in the vector, where len(names) is the place of a 1
+        "The terms as tensors, so that a whole model is a handful of operations."
+        place, width = {n: i for i, n in enumerate(names)}, max((len(t) for t in self.terms), default=0)
+        rows = [[place[n] for n in t] + [len(names)]*(width - len(t)) for t in self.terms]
+        return torch.tensor(list(self.terms.values()), dtype=torch.float64), torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)
 
 def size_polynomial(
     table:Table,           # from `collect`
@@ -104,9 +115,8 @@ def size_polynomial(
     gone = {member for m in table.merges for letter, member in m.members if letter in merged[1:]}
     constant, terms = 0, defaultdict(int)
     for r in table.rows:
-        where = r.tensor if r.tensor else (r.present or '')
-        if not where.startswith(tuple(prefixes)) or (r.tensor and r.tensor.rpartition('.')[0] in gone): continue
-        if frames is None and (r.tensor is None or r.tensor.endswith(('running_mean', 'running_var'))): continue
+        if not r.where.startswith(tuple(prefixes)) or (r.tensor and r.tensor.rpartition('.')[0] in gone): continue
+        if frames is None and not r.counted: continue
         if frames is not None and r.positions is None: continue
         names, c = r.monomial()
         c *= 1 if frames is None else r.positions(frames)

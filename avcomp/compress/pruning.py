@@ -53,12 +53,14 @@ class Gates:
         merged:str='',    # projections that sizes count as one
     ):
         self.table, self.gates, self.merged, self._cache = table, gates, merged, {}
+        place = {n: i for i, n in enumerate(table.dims)}
+        self.owner = torch.cat([torch.full((len(g.log_alpha),), place[n]) for n, g in gates.items()])   # the dimension of each gate
+        self.fixed = torch.tensor([0 if n in gates else d.size for n, d in table.dims.items()] + [1], dtype=torch.float64)
 
     def parameters(self):
         "The gate logits."
         return [g.log_alpha for g in self.gates.values()]
 
-    def expected_sizes(self): return self.table.sizes() | {n: g.l0_norm() for n, g in self.gates.items()}
     def smallest_sizes(self): return self.table.sizes() | {n: g.min_size for n, g in self.gates.items()}
 
     def polynomial(self, frames=None, prefixes=('',), merged=None):
@@ -66,26 +68,33 @@ class Gates:
         if key not in self._cache: self._cache[key] = size_polynomial(self.table, frames, key[2], prefixes)
         return self._cache[key]
 
+    def expected(self, frames, prefixes):
+        p = open_prob(torch.cat(self.parameters()))
+        key = ('arrays', frames, prefixes, p.device)
+        polynomial = self.polynomial(frames, prefixes)
+        if key not in self._cache: self._cache[key] = [t.to(p.device) for t in (self.fixed, self.owner, *polynomial.arrays(list(self.table.dims)))]
+        fixed, owner, coefs, places = self._cache[key]
+        return polynomial.constant + (coefs * fixed.index_add(0, owner, p)[places].prod(1)).sum()
+
     def expected_params(self,
         prefixes:tuple=('',),   # parts of the model, by the start of tensor names
     )->Tensor:                  # differentiable float64 scalar
         "Expected number of parameters of the sliced model."
-        return torch.as_tensor(self.polynomial(None, prefixes)(self.expected_sizes()), dtype=torch.float64)
+        return self.expected(None, prefixes)
 
     def expected_macs(self,
         frames:int=100,         # clip length in frames
         prefixes:tuple=('',),   # parts of the model
     )->Tensor:                  # differentiable float64 scalar
         "Expected multiply-accumulates of the sliced model."
-        return torch.as_tensor(self.polynomial(frames, prefixes)(self.expected_sizes()), dtype=torch.float64)
+        return self.expected(frames, prefixes)
 
     def sparsity(self,
         frames:int|None=None,   # None: of parameters; a number: of the MACs of so many frames
         prefixes:tuple=('',),   # parts of the model
     )->Tensor:                  # differentiable float64 scalar
         "1 - expected size / size of the dense, unmerged model."
-        expected = self.expected_params(prefixes) if frames is None else self.expected_macs(frames, prefixes)
-        return 1 - expected / self.polynomial(frames, prefixes, merged='')(self.table.sizes())
+        return 1 - self.expected(frames, prefixes) / self.polynomial(frames, prefixes, merged='')(self.table.sizes())
 
     def max_sparsity(self,
         frames:int|None=None,   # as in `sparsity`

@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Config, Weight, register_family
-from .encoder import Encoder, Output
+from .encoder import Encoder, Output, scale_grad
 from .frontends import VideoFrontend
 
 # %% ../../nbs/models/04_avhubert.ipynb #8ef3f137
@@ -66,6 +66,7 @@ def avhubert_config(
 @register_family('avhubert', AVHubertConfig)
 class AVHubert(nn.Module):
     "AV-HuBERT encoder (Shi et al. 2022, section 3), with or without its pre-training head."
+    inputs = 'audio', 'video', 'padding_mask', 'present'   # the entries of a batch that a forward pass takes
     def __init__(self,
         config:AVHubertConfig,   # shape to build
     ):
@@ -106,8 +107,7 @@ class AVHubert(nn.Module):
             a, v = (None if x is None else x * present[:, i, None, None] for i, x in enumerate((a, v)))
         a, v = (x.new_zeros(x.shape) if y is None else y for y, x in ((a, v), (v, a)))
         x = torch.cat([a, v], -1) if self.config.fusion == 'concat' else a + v
-        g = self.config.frontend_grad
-        return x if g == 1 or not x.requires_grad else x.detach() + g*(x - x.detach())   # same value, g times the gradient
+        return scale_grad(x, self.config.frontend_grad)
 
     def forward(self,
         audio:Tensor|None=None,           # (B, T, 104) normalised filterbanks, or None

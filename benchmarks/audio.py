@@ -1,0 +1,51 @@
+"""HuBERT Base against `transformers` (SDPA) on 10 s of audio, and dense against pruned, in turn: `python -m benchmarks.audio`."""
+import argparse, statistics
+from copy import deepcopy
+import torch
+from avcomp.compress.dims import count_macs
+from avcomp.compress.pruning import cut_, l1_masks
+from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
+from avcomp.models.hubert import hubert_config
+
+FAMILIES = {'hubert': ('HubertModel', 'HubertConfig'), 'wav2vec2': ('Wav2Vec2Model', 'Wav2Vec2Config'), 'wavlm': ('WavLMModel', 'WavLMConfig')}
+
+
+def theirs(config):
+    "The model of `transformers` with the same shape; time does not depend on the weights."
+    import transformers
+    model_cls, config_cls = (getattr(transformers, name) for name in FAMILIES[config.family])
+    large = config.conv_norm == 'layer'
+    return model_cls(config_cls(feat_extract_norm=config.conv_norm, do_stable_layer_norm=large, num_hidden_layers=config.num_layers, hidden_size=config.embed_dim,
+        intermediate_size=config.ffn_dim, num_attention_heads=config.num_heads, attn_implementation='eager' if config.family == 'wavlm' else 'sdpa')).eval()   # it has no SDPA for WavLM
+
+
+def main(name='hubert_base', seconds=10, clips=1, sparsity=(0.5, 0.75), repeats=5, threads=2):
+    torch.manual_seed(0)
+    config = hubert_config(name)
+    dense = config.model_cls(config).eval()
+    models = {'transformers': theirs(config), 'avcomp': dense}
+    for s in sparsity:
+        models[f'avcomp, sliced {s:.0%}'] = small = deepcopy(dense)
+        cut_(small, l1_masks(small, s))
+    wav, frames = torch.randn(clips, 16000*seconds)*.1, dense.num_frames(16000*seconds)
+    with torch.inference_mode(), use_threads(threads):
+        times = time_in_turn({n: lambda m=m: m(wav) for n, m in models.items()}, repeats, warmup=1)
+    print(f'{name}, {clips} x {seconds} s, {threads} threads')
+    against = ratios(times), ratios({n: times[n] for n in list(times)[1:]})
+    for n, (low, mid, high) in against[0].items():
+        line = f'  {n:20}  {statistics.median(times[n]):8.1f} ms   {1/mid:5.2f} times as fast as transformers ({1/high:.2f} to {1/low:.2f})'
+        if n in against[1] and models[n] is not dense:
+            time, macs = against[1][n][1], count_macs(models[n], frames)/count_macs(dense, frames)
+            line += f'   {1/time:5.2f} times as fast as dense, {1/macs:5.2f} times fewer MACs: {macs/time:.2f} of it'
+        print(line)
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--name', default='hubert_base')
+    p.add_argument('--seconds', type=int, default=10)
+    p.add_argument('--clips', type=int, default=1)
+    p.add_argument('--sparsity', type=float, nargs='+', default=(0.5, 0.75))
+    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--threads', type=int, default=2)
+    main(**vars(p.parse_args()))

@@ -1,0 +1,170 @@
+"The laws of compression for every waveform encoder and every unit: see DESIGN.md."
+import warnings
+from copy import deepcopy
+import pytest, torch
+from torch.utils.flop_counter import FlopCounterMode
+from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.merging import collapse_, merge_
+from avcomp.compress.pruning import gate_, prune_
+from avcomp.models.checkpoints import load_model, save_model
+from avcomp.models.hubert import hubert_config
+
+LARGE = dict(conv_norm='layer', conv_bias=True, norm_first=True, normalize_wav=True)
+MODELS = {'hubert': ('hubert_tiny', {}), 'hubert large': ('hubert_tiny', LARGE), 'hubert layer, post-norm': ('hubert_tiny', dict(conv_norm='layer')),
+          'wav2vec2': ('wav2vec2_tiny', dict(conv_bias=True)), 'wavlm': ('wavlm_tiny', {}), 'wavlm large': ('wavlm_tiny', LARGE),
+          'wavlm merged': ('wavlm_tiny', dict(shared='QK')), 'hubert ctc': ('hubert_tiny', dict(vocab_size=9, mask_emb=True, head='predict'))}
+UNITS = [('conv',), ('head',), ('ffn',), ('attn_layer',), ('ffn_layer',), ('conv', 'head', 'ffn'), ('conv', 'head', 'ffn', 'attn_layer', 'ffn_layer')]
+LOGITS = {'random': lambda p: torch.randn_like(p)*2, 'closed': lambda p: torch.full_like(p, -9.), 'half': lambda p: torch.arange(len(p)) % 2*8. - 4}
+FRAMES = 6
+N = 400 + 320*(FRAMES-1)
+WAV, LENGTHS = torch.randn(2, N, generator=torch.Generator().manual_seed(1)), torch.tensor([N, N-500])
+pytestmark = pytest.mark.filterwarnings('ignore:Initializing zero-element')
+
+
+def build(name):
+    "A small model with norms, biases and constants away from their defaults."
+    size, kwargs = MODELS[name]
+    torch.manual_seed(0)
+    config = hubert_config(size, conv_dims=(10, 12, 8, 8, 8, 14, 16), embed_dim=48, ffn_dim=20, num_layers=2, pos_kernel=8, pos_groups=4, **kwargs)
+    model = config.model_cls(config).eval()
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if n.endswith('bias') or 'norm' in n or 'gate_const' in n: p.add_(torch.randn_like(p)*.3)
+            elif 'rel_embed' in n: p.normal_()
+            elif 'layers' in n: p.mul_(5)
+    return model
+
+
+def numel(model): return sum(p.numel() for p in model.parameters())
+
+@torch.no_grad()
+def run(model):
+    out = model(WAV, LENGTHS)
+    return torch.cat([h[~out.padding_mask] for h in [*out.hidden_states, out.last]], -1)
+
+def close(a, b): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5*b.abs().max().item())
+
+def set_logits(gates, logits):
+    with torch.no_grad():
+        for p in gates.parameters(): p.copy_(logits(p))
+
+def flops(model):
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): model(WAV[:1])
+    return counter.get_total_flops()//2
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_open_gates_change_nothing(name):
+    dense = build(name)
+    gated = deepcopy(dense)
+    gates = gate_(gated, UNITS[-1])
+    set_logits(gates, lambda p: torch.full_like(p, 100.))
+    close(run(gated), run(dense))
+    assert gates.expected_params().item() == numel(dense) == count_params(gated)
+    assert gates.expected_macs(FRAMES).item() == count_macs(dense, FRAMES) == flops(dense)
+    assert gates.sparsity().item() == 0
+    prune_(gated, gates)
+    close(run(gated), run(dense))
+
+
+@pytest.mark.parametrize('name, units', [(name, units) for i, name in enumerate(MODELS) for units in UNITS[0 if i < 6 else -2:]])
+def test_sliced_is_gated(name, units, tmp_path):
+    dense = build(name)
+    for logits in list(LOGITS.values())[:1 if len(units) == 1 else None]:
+        model = deepcopy(dense)
+        for round_ in range(2):                                    # gate, slice, save, load, gate and slice again
+            if not set(units) <= set(collect(model).units()): break   # nothing of a unit was left
+            gates = gate_(model, units)
+            set_logits(gates, logits)
+            before = run(model)
+            left = gates.table.sizes() | {n: int((z > 0).sum()) for n, z in gates.masks().items()}
+            prune_(model, gates)
+            close(run(model), before)
+            assert numel(model) == count_params(model) == size_polynomial(gates.table)(left)
+            assert flops(model) == count_macs(model, FRAMES) == size_polynomial(gates.table, FRAMES)(left)
+            model = load_model(save_model(model, tmp_path/'model'))
+            close(run(model), before)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_padding_changes_nothing(name):
+    "The second clip alone, for a model whose gates are on and for its slices."
+    model = build(name)
+    gates = gate_(model, UNITS[-1][:3])
+    set_logits(gates, LOGITS['random'])
+    for _ in range(2):
+        n = model.num_frames(N-500)
+        with torch.no_grad(): both, alone = model(WAV, LENGTHS), model(WAV[1:, :N-500])
+        for s, t in zip([*both.hidden_states, both.last], [*alone.hidden_states, alone.last]): close(s[1, :n], t[0])
+        if gates: gates = prune_(model, gates) and None
+
+
+@pytest.mark.parametrize('kind', ['QKV', 'QK', 'QV', 'KV'])
+@pytest.mark.parametrize('name', ['hubert', 'wavlm large'])
+def test_merging(name, kind):
+    model = build(name)
+    params = list(model.parameters())
+    merge_(model, kind)
+    assert all(a is b for a, b in zip(params, model.parameters()))   # an optimizer keeps its hold
+    gates = gate_(model, ('conv', 'head', 'ffn'), merged=kind)
+    set_logits(gates, LOGITS['random'])
+    before = run(model)
+    prune_(model, gates); collapse_(model, kind)
+    close(run(model), before)
+    assert numel(model) == count_params(model) and flops(model) == count_macs(model, FRAMES)
+    again = gate_(model, ('head', 'ffn'))
+    set_logits(again, LOGITS['random'])
+    before = run(model)
+    prune_(model, again)
+    close(run(model), before)
+
+
+def test_wavlm_survives_without_its_first_attention():
+    "The relative positions belong to the encoder: closing attention 0 and some heads above leaves the rest as it was."
+    model = build('wavlm')
+    gates = gate_(model, ('head', 'attn_layer'))
+    set_logits(gates, lambda p: torch.full_like(p, 9.))
+    with torch.no_grad():
+        gates.gates['encoder.layers.0.attn_layer'].log_alpha.fill_(-9.)
+        gates.gates['encoder.layers.1.heads'].log_alpha[::2] = -9.
+    before = run(model)
+    prune_(model, gates)
+    close(run(model), before)
+    assert model.encoder.layers[0].self_attn is None and model.encoder.layers[1].self_attn.head_ids.tolist() == [1, 3]
+    with torch.no_grad(): model.encoder.rel_embed.weight.zero_()
+    assert (run(model) - before).abs().max() > 1e-3
+
+
+def test_training_reaches_every_weight():
+    "With gates on, one loss has gradients for weights, logits and the relative positions."
+    model = build('wavlm large').train()
+    gates = gate_(model, UNITS[-1])
+    model(WAV, LENGTHS).last.square().sum().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert dead == []
+
+
+def test_shared_gates_draw_in_order():
+    "A channel has up to three gates; the first of the module order draws, and all use that draw."
+    model = build('hubert large').train()
+    gates = gate_(model, 'conv')
+    set_logits(gates, torch.zeros_like)
+    first, second, third = model.frontend.convs[6].pre_gate, model.frontend.convs[6].gate, model.feature_gate
+    model(WAV)
+    assert first.link[1] is None and second.link[1] is first and third.link[1] is first
+    z, ones = first.z, torch.ones(1, 1, 16)
+    close(second(ones).flatten(), z); close(third(ones).flatten(), z)
+
+
+@pytest.mark.parametrize('name, published', [('hubert_base', 94_370_944), ('wav2vec2_base', 94_370_944), ('wavlm_base_plus', 94_381_168), ('hubert_large', 315_434_112), ('wavlm_large', 315_452_096)])
+def test_published_sizes(name, published):
+    config = hubert_config(name)
+    with torch.device('meta'): model = config.model_cls(config)
+    assert numel(model) == count_params(model) == published
+    gates = gate_(model, UNITS[-1])
+    for g in gates.gates.values(): g.to_empty(device='cpu')
+    set_logits(gates, lambda p: torch.full_like(p, 100.))
+    assert gates.expected_params().item() == published
+    kept = {n: max(d.min_size, d.size//3) for n, d in gates.table.dims.items()}
+    with torch.device('meta'): small = config.model_cls(config.resized(kept))
+    assert size_polynomial(gates.table)(kept) == numel(small)
