@@ -1,0 +1,111 @@
+"Checkpoints of other people's formats that are cut short, incomplete, of another family or hostile end in an error that names the fault."
+import json, os, shutil
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import load_file, save_file
+from avcomp.models.checkpoints import load_model
+
+GOLDEN = Path(__file__).parent/'golden'
+FILES = {'fairseq': (GOLDEN/'hubert/fairseq_base/checkpoint.pt', 'model'), 'dphubert dense': (GOLDEN/'dphubert/wavlm/unpruned.pth', 'state_dict'),
+         'dphubert pruned': (GOLDEN/'dphubert/hubert_emptied_branches/pruned.pth', 'state_dict')}
+
+def hf_folder(to, kind, change=lambda weights: None, config={}):
+    "A Hugging Face folder with its weights in one of three ways, and something changed."
+    source = GOLDEN/'hubert/hf_wavlm_base'
+    weights = load_file(source/'model.safetensors')
+    change(weights)
+    to.mkdir()
+    (to/'config.json').write_text(json.dumps(json.loads((source/'config.json').read_text()) | config))
+    if kind == 'sharded':
+        names = sorted(weights)
+        parts = {f'model-{i}.safetensors': names[i::2] for i in range(2)}
+        for file, keys in parts.items(): save_file({k: weights[k] for k in keys}, to/file)
+        (to/'model.safetensors.index.json').write_text(json.dumps({'weight_map': {k: f for f, keys in parts.items() for k in keys}}))
+    elif kind == 'pytorch_model.bin': torch.save(weights, to/kind)
+    else: save_file(weights, to/kind)
+    return to
+
+KINDS = 'model.safetensors', 'pytorch_model.bin', 'sharded'
+CHANGES = {   # what is done to the weights, what the error says
+    'missing': (lambda w: w.pop('encoder.layers.1.feed_forward.output_dense.bias'), r'1 missing \(encoder.layers.1.fc2.bias\)'),
+    'too many': (lambda w: w.update(stranger=torch.ones(2)), r'1 unexpected \(stranger\)'),
+    'shape': (lambda w: w.update({'encoder.layer_norm.bias': torch.ones(5)}), r'encoder.layer_norm.bias: expected \(32,\), got \(5,\)'),
+    'twice': (lambda w: w.update({'encoder.pos_conv_embed.conv.weight_g': torch.ones(1, 1, 32)}), 'two tensors for encoder.pos_conv.weight_g'),
+}
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', CHANGES)
+def test_tensors_that_do_not_fit(tmp_path, kind, name):
+    change, told = CHANGES[name]
+    with pytest.raises(ValueError, match=told): load_model(hf_folder(tmp_path/'hf', kind, change))
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_cut_off_folder(tmp_path, kind):
+    folder = hf_folder(tmp_path/'hf', kind)
+    assert load_model(folder).family == 'wavlm'
+    file = folder/('model-1.safetensors' if kind == 'sharded' else kind)
+    data = file.read_bytes()
+    for n in (0, 7, 1000, len(data)-50):
+        file.write_bytes(data[:n])
+        with pytest.raises(ValueError, match='cut short'): load_model(folder)
+    file.unlink()
+    with pytest.raises(ValueError, match='has no model-1.safetensors' if kind == 'sharded' else 'has no weights'): load_model(folder)
+
+OTHERS = {   # settings of config.json, what the error says
+    'another family': (dict(model_type='bert'), "type 'bert'; avcomp reads"), 'no family': (dict(model_type=None), 'type None'),
+    'adapter': (dict(add_adapter=True), 'add_adapter.*not supported'), 'activation': (dict(hidden_act='relu'), "'hidden_act': 'relu'"),
+    'width': (dict(intermediate_size=100), r'expected \(100, 32\), got \(96, 32\)'), 'heads': (dict(num_attention_heads=5), 'multiple of num_heads'),
+    'norm': (dict(feat_extract_norm='batch'), "conv_norm is one of .*'batch'"), 'blocks': (dict(conv_stride=[5, 2]), 'one entry per block'),
+}
+@pytest.mark.parametrize('name', OTHERS)
+def test_settings_that_do_not_fit(tmp_path, name):
+    config, told = OTHERS[name]
+    with pytest.raises(ValueError, match=told): load_model(hf_folder(tmp_path/'hf', 'model.safetensors', config=config))
+
+def test_config_that_is_none(tmp_path):
+    folder = hf_folder(tmp_path/'hf', 'model.safetensors')
+    for text, told in (('{"a": 1}', 'no format that is known here'), ('[1]', 'expected a JSON object'), ('{"model_ty', 'cannot read')):
+        (folder/'config.json').write_text(text)
+        with pytest.raises(ValueError, match=told): load_model(folder)
+    with pytest.raises(ValueError, match='pass the folder'): load_model(folder/'model.safetensors')
+
+@pytest.mark.parametrize('name', FILES)
+def test_files(tmp_path, name):
+    source, entry = FILES[name]
+    file = Path(shutil.copy(source, tmp_path))
+    data = file.read_bytes()
+    for n in (0, 10, 1000, len(data)//2, len(data)-100):
+        file.write_bytes(data[:n])
+        with pytest.raises(ValueError, match='cut short'): load_model(file)
+    def changed(f):
+        content = torch.load(source, weights_only=True)
+        f(content, content[entry])
+        torch.save(content, file)
+        return file
+    some = next(k for k in torch.load(source, weights_only=True)[entry] if 'out_proj.weight' in k)
+    for f, told in ((lambda c, w: w.pop(some), '1 missing'), (lambda c, w: w.update(stranger=torch.ones(1)), r'1 unexpected \(stranger\)'),
+                    (lambda c, w: w.update({some: torch.ones(2, 2)}), 'got \\(2, 2\\)'), (lambda c, w: c.pop(entry), 'no format that is known here')):
+        with pytest.raises(ValueError, match=told): load_model(changed(f))
+    if name == 'fairseq':
+        with pytest.raises(ValueError, match="fairseq calls 'transformer_lm'"): load_model(changed(lambda c, w: c['cfg']['model'].update(_name='transformer_lm')))
+        with pytest.raises(ValueError, match='cannot read the convolutions'): load_model(changed(lambda c, w: c['cfg']['model'].update(conv_feature_layers='exit()')))
+    else:
+        with pytest.raises(ValueError, match=r"without \['encoder_embed_dim'\]"): load_model(changed(lambda c, w: c['config'].pop('encoder_embed_dim')))
+
+class Evil:
+    def __init__(self, mark): self.mark = mark
+    def __reduce__(self): return os.system, (f'touch {self.mark}',)
+
+@pytest.mark.parametrize('where', ['fairseq', 'dphubert', 'pytorch_model.bin', 'shard'])
+def test_pickle_that_wants_to_run(tmp_path, where):
+    mark = tmp_path/'owned'
+    if where in ('fairseq', 'dphubert'):
+        path = tmp_path/'evil.pt'
+        torch.save({'model': {}, 'cfg': Evil(mark)} if where == 'fairseq' else {'state_dict': {}, 'config': Evil(mark)}, path)
+    else:
+        path = hf_folder(tmp_path/'hf', 'pytorch_model.bin')
+        torch.save({'weight': Evil(mark)}, path/'pytorch_model.bin')
+        if where == 'shard':
+            (path/'pytorch_model.bin').rename(path/'a.bin')
+            (path/'pytorch_model.bin.index.json').write_text('{"weight_map": {"weight": "a.bin"}}')
+    with pytest.raises(ValueError, match='system.*not executed'): load_model(path)
+    assert not mark.exists()
