@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Dim', 'Weight', 'Product', 'GatePoint', 'Projections', 'Config', 'register_family', 'from_data',
-           'config_to_json', 'config_from_json', 'atomic_path', 'undocumented']
+           'config_to_json', 'config_from_json', 'parse_condition', 'atomic_path', 'undocumented']
 
 # %% ../nbs/00_core.ipynb #09517a31
 import json, os, shutil, tempfile, uuid
@@ -130,6 +130,17 @@ def config_from_json(
         raise ValueError(f"config names the family {family!r}; expected one of {sorted(FAMILIES)}")
     return from_data(FAMILIES[family][0], data)
 
+# %% ../nbs/00_core.ipynb #09e725a7
+def parse_condition(
+    condition:str,  # 'clean' or 'kind@snr', e.g. 'babble@-5'
+)->tuple:           # (kind, SNR in dB); the SNR of 'clean' is None
+    "Noise kind and SNR of a condition name."
+    kind, _, snr = condition.partition('@')
+    try:
+        if (kind == 'clean') == bool(snr): raise ValueError
+        return kind, float(snr) if snr else None
+    except ValueError: raise ValueError(f"expected 'clean' or 'kind@snr' such as 'babble@-5', got {condition!r}") from None
+
 # %% ../nbs/00_core.ipynb #49420832
 @contextmanager
 def atomic_path(
@@ -142,6 +153,9 @@ def atomic_path(
     def remove(p): shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
     try:
         yield tmp
+        os.umask(umask := os.umask(0))
+        for p in (tmp, *tmp.rglob('*')):   # safetensors writes files that only their owner may read
+            if p.is_file(): p.chmod(0o666 & ~umask)
         if tmp.is_dir() and path.is_dir():   # a folder cannot be renamed over a full one: move the old one aside first
             old = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.old')
             os.rename(path, old); os.rename(tmp, path); remove(old)

@@ -16,6 +16,8 @@ from time import perf_counter
 import torch
 from torch import nn
 from ..compress.dims import count_macs, count_params
+from ..data.clips import FPS
+from .encoding import choose_streams, num_samples
 
 # %% ../../nbs/evaluate/02_cost.ipynb #9cfff051
 def time_in_turn(
@@ -86,21 +88,21 @@ def use_threads(
     finally: torch.set_num_threads(before)
 
 def random_clips(
-    model:nn.Module,                       # AV-HuBERT, with or without decoder
-    frames:int=100,                        # length of each clip, in video frames
-    modalities:tuple=('audio', 'video'),   # which inputs to make
-    batch_size:int=1,                      # clips
-)->dict:                                   # the inputs, on the model's device and in its precision
+    model:nn.Module,               # encoder, with or without decoder
+    frames:int=100,                # length of each clip, in frames of the encoder
+    modalities:tuple|None=None,    # streams to make, of 'audio', 'video' and 'wav'; None = all that the model takes
+    batch_size:int=1,              # clips
+)->dict:                           # the inputs, on the model's device and in its precision
     "Noise to encode: time does not depend on what is said."
-    p, config = next(model.parameters()), getattr(model.config, 'encoder', model.config)
-    shapes = dict(audio=(config.audio_dim,), video=(88, 88))
-    if not modalities or set(modalities) - set(shapes): raise ValueError(f"modalities are some of {tuple(shapes)}, got {modalities!r}")
-    return {m: torch.randn(batch_size, frames, *shapes[m]).to(p) for m in modalities}
+    p, config, streams = next(model.parameters()), getattr(model.config, 'encoder', model.config), choose_streams(model)
+    if modalities is not None and (not modalities or set(modalities) - set(streams)): raise ValueError(f"this model takes the streams {streams}, got {modalities!r}")
+    shapes = dict(audio=lambda: (frames, config.audio_dim), video=lambda: (frames, 88, 88), wav=lambda: (num_samples(model, frames),))
+    return {m: torch.randn(batch_size, *shapes[m]()).to(p) for m in modalities or streams}
 
 def compare_latency(
     models:dict,              # name -> model in eval mode; ratios are against the first
-    frames:int=100,           # length of each clip, in video frames of 40 ms
-    modalities:tuple=('audio', 'video'),   # which inputs to give
+    frames:int=100,           # length of each clip, in frames of the encoder
+    modalities:tuple|None=None,   # streams to give, of 'audio', 'video' and 'wav'; None = all that a model takes
     batch_size:int=1,         # clips
     repeats:int=10,           # timed rounds, >= 1
     warmup:int=2,             # rounds before, not timed
@@ -123,12 +125,13 @@ def compare_latency(
     for name, model in models.items():
         weights = sum(t.nbytes for t in chain(model.parameters(), model.buffers()))/1e6
         ms = statistics.median(times[name])
-        out[name] = Latency(ms, ms/(40*frames*batch_size), weights + memory[name], ratio[name])
+        audio_ms = 1000*frames*batch_size/getattr(model, 'frame_rate', FPS)
+        out[name] = Latency(ms, ms/audio_ms, weights + memory[name], ratio[name])
     return out
 
 def measure_latency(
     model:nn.Module,   # model in eval mode
-    frames:int=100,    # length of each clip, in video frames of 40 ms
+    frames:int=100,    # length of each clip, in frames of the encoder
     **kwargs,          # further arguments of `compare_latency`
 )->Latency:            # its time and memory
     "Measure the encoder of one model."
@@ -137,7 +140,7 @@ def measure_latency(
 # %% ../../nbs/evaluate/02_cost.ipynb #3fdedeff
 def cost_table(
     models:dict,      # name -> model in eval mode
-    frames:int=100,   # length of the clip, in video frames of 40 ms
+    frames:int=100,   # length of the clip, in frames of the encoder
     **kwargs,         # further arguments of `compare_latency`
 )->list:              # rows: name, params, macs, latency_ms, rtf, memory_mb, ratio (median, against the first)
     "Size and cost of several models."
