@@ -15,13 +15,19 @@ PUBLIC = {   # module: its public names
     'core': 'config_to_json config_from_json',
     'models.avhubert': 'AVHubert AVHubertConfig avhubert_config',
     'models.decoder': 'AVHubertS2S AVHubertS2SConfig avhubert_s2s_config',
+    'models.hubert': 'Hubert Wav2Vec2 WavLM HubertConfig Wav2Vec2Config WavLMConfig hubert_config',
     'models.checkpoints': 'load_model save_model',
+    'models.audio_checkpoints': 'to_transformers save_dphubert',
     'compress.dims': 'count_params count_macs',
     'compress.pruning': 'gate_ prune_',
     'compress.merging': 'merge_ collapse_',
+    'compress.gated': 'load_gated',
     'data.audio_noise': 'mix',
     'evaluate.wer': 'wer',
     'evaluate.cost': 'measure_latency',
+    'evaluate.probing': 'probe',
+    'evaluate.similarity': 'similarity',
+    'evaluate.s3prl': 'write_s3prl',
 }
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}
 __all__ = list(_home)
