@@ -16,7 +16,6 @@ from time import perf_counter
 import torch
 from torch import nn
 from ..compress.dims import count_macs, count_params
-from ..data.clips import FPS
 from .encoding import choose_streams, num_samples
 
 # %% ../../nbs/evaluate/02_cost.ipynb #9cfff051
@@ -125,7 +124,7 @@ def compare_latency(
     for name, model in models.items():
         weights = sum(t.nbytes for t in chain(model.parameters(), model.buffers()))/1e6
         ms = statistics.median(times[name])
-        audio_ms = 1000*frames*batch_size/getattr(model, 'frame_rate', FPS)
+        audio_ms = 1000*frames*batch_size/model.frame_rate
         out[name] = Latency(ms, ms/audio_ms, weights + memory[name], ratio[name])
     return out
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
-from ..data.clips import FPS, SPLITS
+from ..data.clips import SPLITS
 from ..data.synthetic import NUM_SPEAKERS, generator, make_speaker, render_clip, speak
 from .encoding import count_frames, encode_batch
 
@@ -199,7 +199,7 @@ def probe(
         if set(given) != set(SPLITS): raise ValueError(f"expected {name} of {SPLITS}, got {tuple(given)}")
     states, names = {}, {}
     for split in SPLITS:
-        chosen = pick_examples(labels[split], getattr(model, 'frame_rate', FPS), level, limit, seed)
+        chosen = pick_examples(labels[split], model.frame_rate, level, limit, seed)
         states[split], names[split] = collect_examples(model, loaders[split], chosen, modality, progress)
     standardise(states)
     index = {label: i for i, label in enumerate(sorted(set(names['train'])))}

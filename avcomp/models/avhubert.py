@@ -67,6 +67,7 @@ def avhubert_config(
 class AVHubert(nn.Module):
     "AV-HuBERT encoder (Shi et al. 2022, section 3), with or without its pre-training head."
     inputs = 'audio', 'video', 'padding_mask', 'present'   # the entries of a batch that a forward pass takes
+    frame_rate = 25                                        # frames per second
     def __init__(self,
         config:AVHubertConfig,   # shape to build
     ):

@@ -235,7 +235,7 @@ def _logadd(a, b):
 @register_family('avhubert_s2s', AVHubertS2SConfig)
 class AVHubertS2S(nn.Module):
     "AV-HuBERT encoder with a Transformer decoder, a CTC head, or both (Shi et al. 2022, section 3.3)."
-    inputs = AVHubert.inputs
+    inputs, frame_rate = AVHubert.inputs, AVHubert.frame_rate
     def __init__(self,
         config:AVHubertS2SConfig,   # shape to build
     ):
