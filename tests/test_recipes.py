@@ -43,6 +43,32 @@ def test_dp_avhubert(work, experiment):
         assert again['stages'] == report['stages'] and again['wer'] == report['wer'] and again['sparsity_by_dim'] == report['sparsity_by_dim']
 
 
+@pytest.fixture(scope='module')
+def listeners(work):
+    "A teacher of waveforms, made by its own recipe on the same corpus."
+    out = work/'audio_teacher'
+    out.mkdir()
+    report = execute('pretrain_audio_teacher', out, preset='smoke_audio', out=str(out), data_folder=str(work/'teacher'/'corpus'), phone_updates=2, word_updates=2, finetune_updates=2, vocab_size=60, beam_size=1)
+    assert report['stages']['finetune']['updates'] == 2 and set(report['wer']) == {'valid', 'test'}
+    return work
+
+
+def test_dphubert(listeners):
+    out = listeners/'dphubert'
+    out.mkdir()
+    parameters = dict(preset='smoke_audio', out=str(out), data_folder=str(listeners/'teacher'/'corpus'), teacher=str(listeners/'audio_teacher'/'model'), noises=['babble'], snrs=[0], beam_size=1, probe_clips=[12, 4, 6])
+    report = execute('dphubert', out, **parameters)
+    assert abs(report['sparsity']['params'] - 0.75) < 0.01
+    models = {'teacher', 'student', 'DistilHuBERT'}
+    assert models == set(report['wer']) == set(report['costs']) == set(report['phone_accuracy'])
+    assert abs(report['costs']['DistilHuBERT']['params']/report['costs']['student']['params'] - 1) < 0.02          # a baseline of the same size
+    assert report['stages']['distilhubert']['updates'] == report['stages']['joint']['updates'] + report['stages']['distill']['updates']   # and the same updates
+    assert set(report['wer_cost']['student']) == {'clean', 'babble@0'} and len(report['similarity']['student']['cka']) == 5
+    assert {p.name for p in (out/'s3prl').iterdir()} >= {'hubconf.py', 'expert.py', 'config.json', 'model.safetensors'}
+    again = execute('dphubert', out, **parameters)   # finished stages are found and skipped, and nothing changes
+    assert again['stages'] == report['stages'] and again['wer'] == report['wer'] and again['sparsity_by_dim'] == report['sparsity_by_dim']
+
+
 def test_unknown_preset_is_refused(work, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="presets are"):
         execute('dp_avhubert', tmp_path, preset='huge', out=str(tmp_path), data_folder=str(work/'teacher'/'corpus'))
