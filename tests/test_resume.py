@@ -24,7 +24,7 @@ def wait_for_change(path, old, process):
         assert process.poll() is None, f'the process ended too early: {process.stderr.read()}'
         time.sleep(0.01)
 
-@pytest.mark.parametrize('name', ['joint', 'finetune'])
+@pytest.mark.parametrize('name', ['joint', 'finetune', 'smoke_audio joint', 'smoke_audio finetune'])
 def test_killed_and_resumed(job, tmp_path, name):
     settings = dict(stage=dict(updates=18, max_frames=90, modality_dropout=0.3, noise_prob=0.5), checkpoint_every=3, seed=1)
     whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))

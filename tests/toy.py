@@ -7,6 +7,7 @@ from avcomp.data.synthetic import make_corpus
 from avcomp.data.tokens import train_tokenizer
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.checkpoints import save_model
+from avcomp.models.hubert import Hubert, hubert_config
 from avcomp.train.launch import Data, Job
 from avcomp.train.tasks import PRESETS
 
@@ -17,21 +18,24 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def parts(corpus):
-    "Folder with `student`, `teacher` and `tokenizer.model`."
+    "Folder with `student` and `teacher` that read audio and video, a `listener` of waveforms, and `tokenizer.model`."
     folder = corpus.parent
     for seed, name in enumerate(('teacher', 'student')):
         torch.manual_seed(seed)
         save_model(AVHubert(avhubert_config('tiny', num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), pos_groups=4, head='none')), folder/name)
+    save_model(Hubert(hubert_config('hubert_tiny', num_layers=2, conv_dims=(8,)*7, embed_dim=32, ffn_dim=64, pos_groups=4, mask_emb=True)), folder/'listener')
     train_tokenizer([c.supervisions[0].text for c in load_cuts(corpus, 'train')], folder/'tokenizer.model', 40)
     return folder
 
 @pytest.fixture
 def job(corpus, parts):
-    "Maker of jobs: stage name of the smoke preset, out folder, fields of the stage, fields of the job."
+    "Maker of jobs: preset and stage name such as 'smoke joint', out folder, fields of the stage, fields of the job."
     def make(name, out, stage={}, **kwargs):
+        preset, name = name.split() if ' ' in name else ('smoke', name)
+        student, teacher, data = {'smoke': ('student', 'teacher', Data(folder=str(corpus))), 'smoke_audio': ('listener', 'listener', Data(folder=str(corpus), modalities=('wav',)))}[preset]
         small = dict(layers=((0,), (1, 2)), target_sparsity=0.4) if name in ('joint', 'distill') else {}
-        own = dict(teacher=str(parts/'teacher')) if small else dict(tokenizer=str(parts/'tokenizer.model'), decoder='tiny')
-        return Job(replace(PRESETS['smoke'][name], **small | stage), out=str(out), **dict(data=Data(folder=str(corpus)), student=str(parts/'student')) | own | kwargs)
+        own = dict(teacher=str(parts/teacher)) if small else dict(tokenizer=str(parts/'tokenizer.model'), decoder='tiny')
+        return Job(replace(PRESETS[preset][name], **small | stage), out=str(out), **dict(data=data, student=str(parts/student)) | own | kwargs)
     return make
 
 def weights(out):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['span_mask', 'replace_frames', 'mask_inputs', 'sample_modalities', 'deltas', 'mfcc', 'layer_features', 'fit_clusters',
-           'assign_clusters', 'write_labels', 'read_labels', 'frame_labels']
+           'assign_clusters', 'write_labels', 'read_labels']
 
 # %% ../../nbs/distill/02_clusters.ipynb #c5e7bc8c
 import warnings
@@ -123,12 +123,12 @@ def mfcc(
 # %% ../../nbs/distill/02_clusters.ipynb #f6b7edc3
 def layer_features(
     model:nn.Module,   # an encoder, in eval mode
-    batch:dict,        # 'audio', 'video', 'padding_mask' as the model takes them
+    batch:dict,        # entries of `model.inputs`
     layer:int,         # hidden state, 0..L
 )->list:               # per clip (frames, D), on CPU
     "Hidden states of the valid frames of each clip, to be clustered (AV-HuBERT, Shi et al. 2022, section 3.3)."
     if model.training: raise ValueError("expected a model in eval mode, so that labels do not depend on dropout; call model.eval()")
-    with torch.no_grad(): out = model(**{k: batch[k] for k in ('audio', 'video', 'padding_mask')})
+    with torch.no_grad(): out = model(**{k: batch[k] for k in model.inputs if k in batch})
     if not 0 <= layer < len(out.hidden_states): raise ValueError(f"the model has hidden states 0..{len(out.hidden_states)-1}, got layer {layer}")
     states = out.hidden_states[layer].float().cpu()
     return list(states) if out.padding_mask is None else [s[~m] for s, m in zip(states, out.padding_mask.cpu())]
@@ -173,16 +173,3 @@ def read_labels(
 def _label(word, path, line):
     if not word.isdigit(): raise ValueError(f"{path}, line {line}: expected labels >= 0 separated by spaces, got {word!r}")
     return int(word)
-
-def frame_labels(
-    labels:list,    # per clip an int64 tensor
-    lengths,        # (B,) video frames of each clip
-    rate:int=25,    # labels per second, a multiple of 25
-)->Tensor:          # (B, max length) int64, -1 where there is no label
-    "Batch labels at 25 Hz."
-    if rate % 25: raise ValueError(f"rate is a multiple of the 25 frames per second, got {rate}")
-    out = torch.full((len(labels), int(max(lengths))), -1)
-    for row, clip, n in zip(out, labels, lengths):
-        clip = clip[::rate//25][:int(n)]
-        row[:len(clip)] = clip
-    return out

@@ -41,7 +41,7 @@ class LayerMaps(nn.Module):
         pairs = [(l, l) if isinstance(l, int) else tuple(l) for g in groups for l in g]
         if mode == 'predlayer':
             self.targets = [(-1, t, i) for i, (_, t) in enumerate(pairs)]
-            self.maps = nn.ModuleList(nn.Sequential(nn.Linear(student_dim, teacher_dim), nn.GELU()) for _ in pairs)
+            self.maps = nn.ModuleList(nn.Sequential(nn.Linear(student_dim, teacher_dim), nn.GELU(), nn.Linear(teacher_dim, teacher_dim)) for _ in pairs)
         else:
             which = [i for i, g in enumerate(groups) for _ in g]
             self.targets = [(s, t, i) for (s, t), i in zip(pairs, which)]
@@ -145,5 +145,7 @@ def masked_prediction_loss(
             total, n = total + weight*ce, n + count
             report[name] = ce.detach()/count
             if name == 'masked': report['accuracy'] = (logits.argmax(-1) == y).float().mean()
-    pen = out.fused[valid].float().square().mean()
-    return {'total': (total + penalty*pen*n)/_divisor(n, norm), **report, 'features_pen': pen.detach()}
+    if out.fused is not None:   # front-end features, where the model tells them
+        pen = out.fused[valid].float().square().mean()
+        total, report['features_pen'] = total + penalty*pen*n, pen.detach()
+    return {'total': total/_divisor(n, norm), **report}
