@@ -6,10 +6,10 @@
 __all__ = ['PIECE', 'LEAST', 'SUBSETS', 'LAYOUTS', 'Row', 'speaker_of', 'check_row', 'rows_to_cuts', 'read_avhubert_lists',
            'write_avhubert_lists', 'read_units', 'ids_to_text', 'sibling_text', 'read_autoavsr_list',
            'write_autoavsr_list', 'split_recordings', 'cut_pieces', 'mix_babble', 'prepare_musan', 'Corpus',
-           'own_noise', 'open_lists', 'open_sounds', 'open_corpus']
+           'own_noise', 'content', 'open_lists', 'open_sounds', 'open_corpus']
 
 # %% ../../nbs/data/07_corpora.ipynb #e73c0856
-import hashlib, random, shutil
+import gzip, hashlib, random, shutil
 import numpy as np
 import soundfile as sf
 from collections import defaultdict
@@ -244,6 +244,12 @@ def own_noise(
     "Noise recordings that lie with the clips, as in the embedded corpus."
     return {p.name.split('_')[1]: load_cuts(folder, p.name.removesuffix('.jsonl.gz')) for p in sorted(folder.glob(f'noise_*_{split}.jsonl.gz'))}
 
+def content(
+    path:Path,   # list, packed or not
+)->bytes:        # what it says; a packed file also says when it was written
+    "The bytes of a list."
+    return gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
+
 def open_lists(
     pattern:str,   # list of a split, relative to the folder
     read,          # reader of one, by folder and split
@@ -252,7 +258,7 @@ def open_lists(
     "Corpus with one list for each split."
     found = [s for s in SPLITS if (folder/pattern.format(s)).exists()]
     if not found: raise ValueError(f"expected {pattern.format('train')} (or valid, test) in {folder}, found none; is this a corpus of that layout?")
-    return {s: read(folder, s) for s in found}, hashlib.sha256(b''.join((folder/pattern.format(s)).read_bytes() for s in found)).hexdigest()
+    return {s: read(folder, s) for s in found}, hashlib.sha256(b''.join(content(folder/pattern.format(s)) for s in found)).hexdigest()
 
 def open_sounds(
     read,          # reader of all splits, by folder and perhaps subset
