@@ -5,25 +5,14 @@ import torch
 from avcomp.compress.dims import count_macs
 from avcomp.compress.pruning import cut_, l1_masks
 from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
+from avcomp.models.audio_checkpoints import to_transformers
 from avcomp.models.hubert import hubert_config
-
-FAMILIES = {'hubert': ('HubertModel', 'HubertConfig'), 'wav2vec2': ('Wav2Vec2Model', 'Wav2Vec2Config'), 'wavlm': ('WavLMModel', 'WavLMConfig')}
-
-
-def theirs(config):
-    "The model of `transformers` with the same shape; time does not depend on the weights."
-    import transformers
-    model_cls, config_cls = (getattr(transformers, name) for name in FAMILIES[config.family])
-    large = config.conv_norm == 'layer'
-    return model_cls(config_cls(feat_extract_norm=config.conv_norm, do_stable_layer_norm=large, num_hidden_layers=config.num_layers, hidden_size=config.embed_dim,
-        intermediate_size=config.ffn_dim, num_attention_heads=config.num_heads, attn_implementation='eager' if config.family == 'wavlm' else 'sdpa')).eval()   # it has no SDPA for WavLM
-
 
 def main(name='hubert_base', seconds=10, clips=1, sparsity=(0.5, 0.75), repeats=5, threads=2):
     torch.manual_seed(0)
     config = hubert_config(name)
     dense = config.model_cls(config).eval()
-    models = {'transformers': theirs(config), 'avcomp': dense}
+    models = {'transformers': to_transformers(dense), 'avcomp': dense}   # WavLM's attention has no SDPA there
     for s in sparsity:
         models[f'avcomp, sliced {s:.0%}'] = small = deepcopy(dense)
         cut_(small, l1_masks(small, s))
