@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Dim', 'Weight', 'Product', 'GatePoint', 'Projections', 'Config', 'register_family', 'from_data',
-           'config_to_json', 'config_from_json', 'parse_condition', 'atomic_path', 'undocumented']
+           'config_to_json', 'config_from_json', 'check_choices', 'parse_condition', 'atomic_path', 'undocumented']
 
 # %% ../nbs/00_core.ipynb #09517a31
 import json, os, shutil, tempfile, uuid
@@ -129,6 +129,15 @@ def config_from_json(
     if family not in FAMILIES:
         raise ValueError(f"config names the family {family!r}; expected one of {sorted(FAMILIES)}")
     return from_data(FAMILIES[family][0], data)
+
+# %% ../nbs/00_core.ipynb #c5b3889e
+def check_choices(
+    settings,     # config or other dataclass
+    **kwargs,     # field = values that it may have
+):
+    "Raise an error that names the first field with a value of its own."
+    for name, allowed in kwargs.items():
+        if getattr(settings, name) not in allowed: raise ValueError(f"{name} is one of {allowed}, got {getattr(settings, name)!r}")
 
 # %% ../nbs/00_core.ipynb #09e725a7
 def parse_condition(

@@ -17,7 +17,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketingSampler, FixedBucketBatchSizeConstraint
 from torch.utils.data import DataLoader, Dataset, Sampler
-from .clips import FPS, load_sound, load_video
+from .clips import FPS, load_sound, load_video, to_int16
 from .features import clip_generator, crop_flip, fbank, normalise_video, CROP
 from .shards import Shards
 from .tokens import EOS, PAD
@@ -176,7 +176,7 @@ class ClipDataset(Dataset):
             item['frames'] = crop_flip(frames, self.train, clip_generator(self.seed, 'crop', epoch, cut.id))
         if self.modalities != ('video',):
             source = cut.recording.sources[0]
-            wav = self.load(source.type == 'file' and source.source, lambda: (load_sound(cut)*32768).round().clip(-32768, 32767).astype(np.int16))
+            wav = self.load(source.type == 'file' and source.source, lambda: to_int16(load_sound(cut)))
             wav = torch.as_tensor(wav).float() / 32768
             item['wav'] = wav if self.noise is None else self.noise(wav, (epoch, cut.id) if self.train else cut.id)
         if self.tokenizer is not None: item['tokens'] = self.tokenizer.encode(item['text'])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'FPS', 'SAMPLE_RATE', 'MIN_SAMPLES', 'MAX_MISMATCH', 'MARGIN', 'open_video', 'read_video', 'write_video',
-           'resample', 'open_sound', 'read_part', 'read_wav', 'write_wav', 'sound_frames', 'make_cut', 'mismatch',
-           'load_video', 'load_sound', 'load_clip', 'plot_clip', 'map_paths', 'save_cuts', 'load_cuts', 'check_cut',
-           'tell', 'check_cuts']
+           'resample', 'open_sound', 'read_part', 'read_wav', 'to_int16', 'write_wav', 'sound_frames', 'make_cut',
+           'mismatch', 'load_video', 'load_sound', 'load_clip', 'plot_clip', 'map_paths', 'save_cuts', 'load_cuts',
+           'check_cut', 'tell', 'check_cuts']
 
 # %% ../../nbs/data/01_clips.ipynb #8e77145d
 import io, os
@@ -129,6 +129,12 @@ def read_wav(
     with open_sound(path) as sound: return read_part(sound, first, None if duration is None else first + round(duration*sample_rate), sample_rate)
 
 # %% ../../nbs/data/01_clips.ipynb #dbfb7ff0
+def to_int16(
+    wav:np.ndarray,   # samples in [-1, 1], any shape; louder ones are clipped
+)->np.ndarray:        # int16, same shape
+    "Samples as a 16-bit file holds them."
+    return (wav*32768).round().clip(-32768, 32767).astype(np.int16)
+
 def write_wav(
     path:str|Path,                 # wav file to create or replace
     wav:np.ndarray,                # samples (N,) in [-1, 1]; louder ones are clipped
@@ -139,7 +145,7 @@ def write_wav(
     if wav.ndim != 1 or not len(wav) or not np.isfinite(wav).all():
         raise ValueError(f"expected finite samples (N,) with N > 0, got {wav.shape}{'' if np.isfinite(wav).all() else ' with nan or inf'}")
     with atomic_path(path) as tmp:
-        try: sf.write(str(tmp), (wav*32768).round().clip(-32768, 32767).astype(np.int16), sample_rate, format='WAV')
+        try: sf.write(str(tmp), to_int16(wav), sample_rate, format='WAV')
         except sf.LibsndfileError as e: raise OSError(f"cannot write {path}: {e}; is the disk full?") from e
         if os.path.getsize(tmp) < 2*len(wav): raise OSError(f"only {os.path.getsize(tmp)} of {2*len(wav)} bytes reached {path}; is the disk full?")
 

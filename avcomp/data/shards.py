@@ -19,7 +19,7 @@ from lhotse.utils import fastcopy
 from pathlib import Path
 from tqdm import tqdm
 from ..core import atomic_path
-from .clips import SAMPLE_RATE, load_sound, open_sound, sound_frames
+from .clips import SAMPLE_RATE, load_sound, open_sound, sound_frames, to_int16
 
 # %% ../../nbs/data/11_shards.ipynb #3c1e76a8
 def sound_bytes(
@@ -30,7 +30,7 @@ def sound_bytes(
     with open_sound(path) as sound: as_it_is = (sound.format, sound.samplerate, sound.channels) == ('FLAC', SAMPLE_RATE, 1)
     if as_it_is: return Path(path).read_bytes(), len(wav)
     out = io.BytesIO()
-    sf.write(out, (wav*32768).round().clip(-32768, 32767).astype(np.int16), SAMPLE_RATE, format='FLAC')
+    sf.write(out, to_int16(wav), SAMPLE_RATE, format='FLAC')
     return out.getvalue(), len(wav)
 
 def write_shard(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from ..core import Config, Weight, register_family
+from ..core import Config, Weight, check_choices, register_family
 from .encoder import Encoder, Output, scale_grad
 from .frontends import VideoFrontend
 
@@ -42,8 +42,7 @@ class AVHubertConfig(Config):
     frontend_grad:float=1.                 # factor on gradients that enter the front-ends, in [0, 1]
 
     def __post_init__(self):
-        for name, allowed in (('fusion', ('concat', 'add')), ('head', ('predict', 'stored', 'none')), ('masking', ('input', 'feature'))):
-            if getattr(self, name) not in allowed: raise ValueError(f"{name} is one of {allowed}, got {getattr(self, name)!r}")
+        check_choices(self, fusion=('concat', 'add'), head=('predict', 'stored', 'none'), masking=('input', 'feature'))
         if self.embed_dim % self.num_heads: raise ValueError(f"embed_dim must be a multiple of num_heads, got {self.embed_dim} and {self.num_heads}")
         if self.embed_dim % self.pos_groups: raise ValueError(f"embed_dim must be a multiple of pos_groups, got {self.embed_dim} and {self.pos_groups}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from ..core import Config, GatePoint, Weight, register_family
+from ..core import Config, GatePoint, Weight, check_choices, register_family
 from .attention import RelPositions
 from .avhubert import AVHubert
 from .decoder import ctc_search
@@ -52,8 +52,7 @@ class HubertConfig(Config):
     frontend_grad:float=1.                      # factor on gradients that enter the front-end, in [0, 1]
 
     def __post_init__(self):
-        for name, allowed in (('conv_norm', ('group', 'layer')), ('norm_over', ('dense', 'kept')), ('head', ('predict', 'none'))):
-            if getattr(self, name) not in allowed: raise ValueError(f"{name} is one of {allowed}, got {getattr(self, name)!r}")
+        check_choices(self, conv_norm=('group', 'layer'), norm_over=('dense', 'kept'), head=('predict', 'none'))
         if len({len(self.conv_dims), len(self.conv_kernels), len(self.conv_strides)}) > 1:
             raise ValueError(f"conv_dims, conv_kernels and conv_strides need one entry per block, got {self.conv_dims}, {self.conv_kernels}, {self.conv_strides}")
         for name in ('num_heads', 'pos_groups'):

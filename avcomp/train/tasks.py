@@ -12,6 +12,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 import lightning as L
+from ..core import check_choices
 from ..compress.merging import collapse_, merge_
 from ..compress.pruning import Lagrangian, gate_, prune_, settle_
 from ..distill.clusters import mask_inputs, sample_modalities, span_mask
@@ -66,8 +67,7 @@ class Stage:
     w_unmasked:float=0.             # weight of frames that are not masked
 
     def __post_init__(self):
-        for name, allowed in (('task', ('pretrain', 'distill', 'finetune')), ('schedule', tuple(SCHEDULES)), ('merge', ('', 'QKV', 'QK', 'QV', 'KV'))):
-            if getattr(self, name) not in allowed: raise ValueError(f"{name} is one of {allowed}, got {getattr(self, name)!r}")
+        check_choices(self, task=('pretrain', 'distill', 'finetune'), schedule=tuple(SCHEDULES), merge=('', 'QKV', 'QK', 'QV', 'KV'))
         if self.updates < 1: raise ValueError(f"updates counts optimizer updates, at least 1; got {self.updates}")
 
     def factor(self):
