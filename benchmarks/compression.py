@@ -17,7 +17,7 @@ def main(sizes=('tiny', 'base'), frames=100, clips=1, sparsity=(0.5, 0.7), repea
         for s in sparsity:
             for name, start, target in ((f'sliced {s:.0%}', 'dense', s), (f'merged, sliced {s:.0%}', 'merged QKV', s)):
                 models[name] = small = deepcopy(models[start])
-                cut_(small, l1_masks(small, target))
+                cut_(small, l1_masks(small, target, multiples=dict(conv=8)))
         rows = cost_table(models, frames, batch_size=clips, repeats=repeats, threads=threads)
         print(f'{size}, {clips} x {frames} frames, {threads} threads; gain = fall of the time over fall of the MACs')
         for r in rows:

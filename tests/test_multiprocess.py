@@ -10,9 +10,13 @@ from toy import corpus, job, parts, weights
 
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
-    "So that the processes find avcomp where it is not installed."
+    "So that the processes find avcomp where it is not installed, and compute with one thread as this one does."
     monkeypatch.chdir(root)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)        # as in the processes: the order of sums is theirs
+    yield
+    torch.set_num_threads(threads)
 
 def test_two_processes_equal_two_batches(corpus, parts, job, tmp_path):
     """An update of two processes sees the batches of an update of one process that accumulates two. With accumulation each

@@ -19,7 +19,7 @@ def work(tmp_path_factory):
     "A corpus and a teacher, made by the teacher's own recipe."
     work = tmp_path_factory.mktemp('recipes')
     (work/'teacher').mkdir()
-    report = execute('pretrain_teacher', work/'teacher', preset='smoke', out=str(work/'teacher'), clips=CORPUS, clusters=20, pretrain_updates=2, finetune_updates=2, polish_updates=2, vocab_size=60, beam_size=1)
+    report = execute('pretrain_teacher', work/'teacher', preset='smoke', out=str(work/'teacher'), clips=CORPUS, clusters=20, pretrain_updates=2, finetune_updates=2, polish_updates=[2, 2], vocab_size=60, beam_size=1)
     assert report['stages']['pretrain']['updates'] == 2 and 0 < report['params'] and set(report['wer']) == {'av', 'a', 'v'}
     return work
 

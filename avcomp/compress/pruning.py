@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 from .dims import Gated, Table, collect, count_macs, count_params, size_polynomial, slice_
-from .hardconcrete import HardConcrete, open_prob
+from .hardconcrete import HardConcrete, open_prob, whole_multiple
 
 # %% ../../nbs/compress/03_pruning.ipynb #650de23d
 INIT_DROP = {'conv': 0.01, 'head': 0.01, 'ffn': 0.5, 'attn_layer': 0.01, 'ffn_layer': 0.01}   # unit -> initial drop rate (Peng et al. 2023)
@@ -120,6 +120,7 @@ def gate_(
     init_drop:dict|None=None,              # unit -> initial drop rate in (0, 1), where not the default
     merged:str='',                         # projections that will be merged: sizes count them as one
     generator:torch.Generator|None=None,   # for the initial logits; None = PyTorch's own
+    multiples:dict|None=None,              # unit -> m: what stays of its dimensions are multiples of m entries, which processors are fast at
 )->Gates:                                  # the gates, to train and to hand to `prune_`
     "Put Hard Concrete gates on a model, in place (DPHuBERT, section 2.2; DP-AVHuBERT)."
     if any(isinstance(m, Gated) for m in model.modules()): raise ValueError("the model already has gates; prune_ it (or drop its gates) before gating again")
@@ -127,10 +128,10 @@ def gate_(
     units = (units,) if isinstance(units, str) else tuple(units)
     if not units or (unknown := sorted(set(units) - set(table.units()))):
         raise ValueError(f"units {unknown if units else units} are not in this model, or gone from it; choose from {table.units()}")
-    drop, gates, leaders = INIT_DROP | (init_drop or {}), {}, {}
+    drop, multiples, gates, leaders = INIT_DROP | (init_drop or {}), multiples or {}, {}, {}
     device = next(model.parameters()).device
     for name, d in table.dims.items():
-        if d.unit in units and d.size: gates[name] = HardConcrete(d.size, drop[d.unit], d.min_size, generator).to(device)
+        if d.unit in units and d.size: gates[name] = HardConcrete(d.size, drop[d.unit], d.min_size, generator, multiples.get(d.unit, 1)).to(device)
     for g in table.gates:
         if g.dim not in gates: continue
         gate = Gate(gates[g.dim], g.axis, leaders.get(g.dim))
@@ -253,6 +254,7 @@ def l1_masks(
     model:nn.Module,                       # model without gates
     target:float,                          # sparsity of parameters, in [0, 1)
     units:tuple=('conv', 'head', 'ffn'),   # which dimensions to shrink
+    multiples:dict|None=None,              # unit -> m: keep multiples of m entries, as `gate_` does
 )->dict:                                   # dimension name -> (n,) of 1 and 0
     "Masks that keep the entries with the largest L1 weight norm, the same share of every dimension (Li et al. 2017)."
     table, tensors = collect(model), dict(model.named_parameters())
@@ -262,7 +264,8 @@ def l1_masks(
         for i, (name, block) in enumerate(r.axes):
             if name in scores: scores[name] += tensors[r.tensor].detach().abs().float().cpu().unflatten(i, (-1, block)).movedim(i, 0).flatten(1).sum(1)
     size, dense = size_polynomial(table), count_params(model)
-    def kept(share): return {n: max(table.dims[n].min_size, 1, round(share*len(s))) for n, s in scores.items()}
+    m = {n: (multiples or {}).get(table.dims[n].unit, 1) for n in scores}
+    def kept(share): return {n: max(whole_multiple(round(share*len(s)), m[n], len(s)), min(m[n], len(s))) for n, s in scores.items()}
     shares = [i/1000 for i in range(1001)]
     fits = [p for p in shares if size(table.sizes() | kept(p)) <= (1 - target)*dense]
     if not fits: raise ValueError(f"target sparsity {target} cannot be reached: at most {1 - size(table.sizes() | kept(0.))/dense:.3f} by shrinking {tuple(units)}")

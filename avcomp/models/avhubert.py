@@ -27,6 +27,7 @@ class AVHubertConfig(Config):
     fusion:str='concat'                    # 'concat' or 'add'
     audio_dim:int=104                      # filterbank values of a frame
     video_widths:tuple=(64, 128, 256, 512) # channels of the four ResNet stages
+    video_stride:int=2                     # of the video stem over pixels
     pos_kernel:int=128                     # taps of the positional convolution
     pos_groups:int=16                      # its groups
     head:str='predict'                     # pre-training head: 'predict', 'stored' or 'none'
@@ -42,14 +43,14 @@ class AVHubertConfig(Config):
     frontend_grad:float=1.                 # factor on gradients that enter the front-ends, in [0, 1]
 
     def __post_init__(self):
-        check_choices(self, fusion=('concat', 'add'), head=('predict', 'stored', 'none'), masking=('input', 'feature'))
+        check_choices(self, fusion=('concat', 'add'), video_stride=(2, 4), head=('predict', 'stored', 'none'), masking=('input', 'feature'))
         if self.embed_dim % self.num_heads: raise ValueError(f"embed_dim must be a multiple of num_heads, got {self.embed_dim} and {self.num_heads}")
         if self.embed_dim % self.pos_groups: raise ValueError(f"embed_dim must be a multiple of pos_groups, got {self.embed_dim} and {self.pos_groups}")
 
 AVHUBERT_SIZES = {
     'base': AVHubertConfig(),
     'large': AVHubertConfig(num_layers=24, embed_dim=1024, ffn_dim=4096, num_heads=16),
-    'tiny': AVHubertConfig(num_layers=4, embed_dim=128, ffn_dim=512, num_heads=4, video_widths=(8, 16, 32, 64), pos_kernel=32, pos_groups=8,
+    'tiny': AVHubertConfig(num_layers=4, embed_dim=256, ffn_dim=1024, num_heads=4, video_widths=(16, 32, 64, 128), video_stride=4, pos_kernel=32,
                            num_classes=104, final_dim=32, dropout=0., attention_dropout=0., input_dropout=0.),
 }
 
@@ -73,7 +74,7 @@ class AVHubert(nn.Module):
         super().__init__()
         self.config, c, D = config, config, config.embed_dim
         self.audio = nn.Linear(c.audio_dim, D)
-        self.video = VideoFrontend(c.video_widths, D, size=lambda name, n: c.size(f'video.{name}', n))
+        self.video = VideoFrontend(c.video_widths, D, c.video_stride, size=lambda name, n: c.size(f'video.{name}', n))
         self.fusion_norm = nn.LayerNorm(2*D if c.fusion == 'concat' else D)
         self.fusion_proj = nn.Linear(2*D, D) if c.fusion == 'concat' else nn.Identity()
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,

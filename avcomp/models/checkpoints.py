@@ -139,9 +139,9 @@ def build_model(
     found:Checkpoint,   # from `read_checkpoint`
     path,               # where it comes from, for messages
 )->nn.Module:           # in eval mode
-    "The model of a checkpoint, if every tensor fits."
+    "The model of a checkpoint, if every tensor fits; in float32, whatever the file keeps."
     model = fit_state(found.config, found.state, path, found.names)
-    model.load_state_dict(found.state, assign=True)
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in found.state.items()}, assign=True)
     if found.tokenizer is not None: model.tokenizer_proto = found.tokenizer
     model.left_out = found.left_out
     return model.eval()

@@ -40,6 +40,7 @@ class Stage:
     modality_dropout:float=0.       # probability that a clip loses one modality
     # gates
     units:tuple=()                  # units with gates; () = no pruning
+    multiples:tuple=()              # ((unit, m), ...): what stays of a dimension are multiples of m entries; see `gate_`
     gate_lr:float=2e-2              # rate of gate logits and (ascending) of multipliers
     target_sparsity:float|tuple=0.7 # share to remove; or ((prefixes, target), ...) for parts
     sparsity_warmup:int=10_000      # updates until the target is complete
@@ -93,9 +94,9 @@ _AVHUBERT = {
 }
 _ROBUST = dict(modality_dropout=0.3, noise_prob=0.5, noise_snr=(-5, 10))   # short runs see every kind of input from the start
 _AVHUBERT_TINY = {
-    'joint': replace(_AVHUBERT['joint'].scaled(180), max_frames=480, precision='32-true', lr=1e-3, gate_lr=0.15, warmup=20, sparsity_warmup=80, layers=((0,), (2, 4)), l1=1., merge_step=20, **_ROBUST),
-    'distill': replace(_AVHUBERT['distill'].scaled(80), max_frames=480, precision='32-true', lr=1e-3, warmup=10, layers=((0,), (2, 4)), **_ROBUST),
-    'finetune': replace(_AVHUBERT['finetune'].scaled(100), max_frames=480, precision='32-true', clip_norm=5., lr=1e-3, warmup=15, freeze_updates=0, ctc_weight=0.3, **_ROBUST),
+    'joint': replace(_AVHUBERT['joint'].scaled(180), max_frames=480, precision='32-true', lr=1e-3, multiples=(('conv', 16),), gate_lr=0.2, warmup=20, sparsity_warmup=60, layers=((0,), (2, 4)), l1=1., merge_step=20, **_ROBUST),
+    'distill': replace(_AVHUBERT['distill'].scaled(60), max_frames=480, precision='32-true', lr=1e-3, warmup=10, layers=((0,), (2, 4)), **_ROBUST),
+    'finetune': replace(_AVHUBERT['finetune'].scaled(200), max_frames=480, precision='32-true', clip_norm=5., lr=1e-3, warmup=20, freeze_updates=0, ctc_weight=0.3, **_ROBUST),
     'pretrain': replace(_AVHUBERT['pretrain'].scaled(600), max_frames=800, precision='32-true', lr=1e-3, warmup=60),
 }
 _JOINT = Stage(units=('conv', 'head', 'ffn'), target_sparsity=0.75, lr=2e-4, l1=1., sparsity_warmup=5000, noise_prob=0.)
@@ -227,7 +228,7 @@ class DistillTask(Task):
         if maps is not None: self.maps.load_state_dict(maps)
         if stage.units:
             target = stage.target_sparsity if isinstance(stage.target_sparsity, float) else {tuple(p): t for p, t in stage.target_sparsity}
-            self.gates = gate_(student, stage.units, merged=stage.merge, generator=torch.Generator().manual_seed(seed))
+            self.gates = gate_(student, stage.units, merged=stage.merge, generator=torch.Generator().manual_seed(seed), multiples=dict(stage.multiples))
             self.lagrangian = Lagrangian(self.gates, target, stage.sparsity_warmup, stage.macs_frames)
 
     def on_fit_start(self): self._teacher[0].to(self.device)
