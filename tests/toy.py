@@ -33,7 +33,7 @@ def job(corpus, parts):
     def make(name, out, stage={}, **kwargs):
         preset, name = name.split() if ' ' in name else ('smoke', name)
         student, teacher, data = {'smoke': ('student', 'teacher', Data(folder=str(corpus))), 'smoke_audio': ('listener', 'listener', Data(folder=str(corpus), modalities=('wav',)))}[preset]
-        small = dict(layers=((0,), (1, 2)), target_sparsity=0.4) if name in ('joint', 'distill') else {}
+        small = dict(layers=((0,), (1, 2)), target_sparsity=0.4, multiples=()) if name in ('joint', 'distill') else {}
         own = dict(teacher=str(parts/teacher)) if small else dict(tokenizer=str(parts/'tokenizer.model'), decoder='tiny')
         return Job(replace(PRESETS[preset][name], **small | stage), out=str(out), **dict(data=data, student=str(parts/student)) | own | kwargs)
     return make

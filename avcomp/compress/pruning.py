@@ -129,6 +129,7 @@ def gate_(
     if not units or (unknown := sorted(set(units) - set(table.units()))):
         raise ValueError(f"units {unknown if units else units} are not in this model, or gone from it; choose from {table.units()}")
     drop, multiples, gates, leaders = INIT_DROP | (init_drop or {}), multiples or {}, {}, {}
+    if unknown := sorted(set(multiples) - set(INIT_DROP)): raise ValueError(f"multiples names units {unknown}; units are {tuple(INIT_DROP)}")
     device = next(model.parameters()).device
     for name, d in table.dims.items():
         if d.unit in units and d.size: gates[name] = HardConcrete(d.size, drop[d.unit], d.min_size, generator, multiples.get(d.unit, 1)).to(device)
