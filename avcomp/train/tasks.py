@@ -94,9 +94,9 @@ _AVHUBERT = {
 }
 _ROBUST = dict(modality_dropout=0.3, noise_prob=0.5, noise_snr=(-5, 10))   # short runs see every kind of input from the start
 _AVHUBERT_TINY = {
-    'joint': replace(_AVHUBERT['joint'].scaled(180), max_frames=480, precision='32-true', lr=1e-3, multiples=(('conv', 16),), gate_lr=0.2, warmup=20, sparsity_warmup=60, layers=((0,), (2, 4)), l1=1., merge_step=20, **_ROBUST),
-    'distill': replace(_AVHUBERT['distill'].scaled(60), max_frames=480, precision='32-true', lr=1e-3, warmup=10, layers=((0,), (2, 4)), **_ROBUST),
-    'finetune': replace(_AVHUBERT['finetune'].scaled(200), max_frames=480, precision='32-true', clip_norm=5., lr=1e-3, warmup=20, freeze_updates=0, ctc_weight=0.3, **_ROBUST),
+    'joint': replace(_AVHUBERT['joint'].scaled(150), max_frames=480, precision='32-true', lr=1e-3, multiples=(('conv', 16),), gate_lr=0.2, warmup=20, sparsity_warmup=50, layers=((0,), (2, 4)), l1=1., merge_step=20, **_ROBUST),
+    'distill': replace(_AVHUBERT['distill'].scaled(40), max_frames=480, precision='32-true', lr=1e-3, warmup=10, layers=((0,), (2, 4)), **_ROBUST),
+    'finetune': replace(_AVHUBERT['finetune'].scaled(280), max_frames=480, precision='32-true', clip_norm=5., lr=1e-3, warmup=20, freeze_updates=0, ctc_weight=0.3, **_ROBUST),
     'pretrain': replace(_AVHUBERT['pretrain'].scaled(600), max_frames=800, precision='32-true', lr=1e-3, warmup=60),
 }
 _JOINT = Stage(units=('conv', 'head', 'ffn'), target_sparsity=0.75, lr=2e-4, l1=1., sparsity_warmup=5000, noise_prob=0.)
