@@ -33,9 +33,11 @@ def whole_multiple(
     kept:int,       # entries to keep
     multiple:int,   # m
     n:int,          # entries there are
-)->int:             # the multiple of m, or n, that is nearest to `kept`
+    min_size:int=0, # entries that always stay
+)->int:             # the multiple of m, or n, that is nearest to `kept` and enough for `min_size`
     "How many entries stay where only multiples of m may."
-    return min((multiple*round(kept/multiple), n), key=lambda k: abs(k - kept))
+    least = min(n, -(-min_size//multiple)*multiple)
+    return max(min((multiple*round(kept/multiple), n), key=lambda k: abs(k - kept)), least)
 
 def eval_mask(
     log_alpha:Tensor,   # (n,) gate logits
@@ -44,8 +46,7 @@ def eval_mask(
 )->Tensor:              # (n,) values in [0, 1], exactly 0 where closed
     "Deterministic gates: the expected number stays open, at a soft value (Louizos et al. 2018; DPHuBERT, section 2.2)."
     n = len(log_alpha)
-    kept = n - round(n - open_prob(log_alpha).sum().item())
-    kept = max(whole_multiple(kept, multiple, n), min_size)
+    kept = whole_multiple(n - round(n - open_prob(log_alpha).sum().item()), multiple, n, min_size)
     soft = torch.sigmoid(0.8*log_alpha/BETA).clamp_min(1e-30)   # what stays is never exactly 0
     order = log_alpha.argsort(stable=True)
     return soft.index_fill(0, order[:n - kept], 0)
@@ -62,7 +63,7 @@ class HardConcrete(nn.Module):
         if multiple < 1: raise ValueError(f"multiple is what the number of open entries is rounded to, at least 1; got {multiple!r}")
         if not 0 < init_drop < 1: raise ValueError(f"init_drop is the initial drop rate, in (0, 1); got {init_drop!r}")
         super().__init__()
-        self.multiple, self.min_size = multiple, min(n, -(-min_size//multiple)*multiple)
+        self.multiple, self.min_size = multiple, whole_multiple(0, multiple, n, min_size)
         self.log_alpha = nn.Parameter(torch.randn(n, generator=generator)*0.01 + math.log(1 - init_drop) - math.log(init_drop))
 
     def l0_norm(self):

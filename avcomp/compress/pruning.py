@@ -266,7 +266,7 @@ def l1_masks(
             if name in scores: scores[name] += tensors[r.tensor].detach().abs().float().cpu().unflatten(i, (-1, block)).movedim(i, 0).flatten(1).sum(1)
     size, dense = size_polynomial(table), count_params(model)
     m = {n: (multiples or {}).get(table.dims[n].unit, 1) for n in scores}
-    def kept(share): return {n: max(whole_multiple(round(share*len(s)), m[n], len(s)), min(m[n], len(s))) for n, s in scores.items()}
+    def kept(share): return {n: whole_multiple(round(share*len(s)), m[n], len(s), max(table.dims[n].min_size, 1)) for n, s in scores.items()}
     shares = [i/1000 for i in range(1001)]
     fits = [p for p in shares if size(table.sizes() | kept(p)) <= (1 - target)*dense]
     if not fits: raise ValueError(f"target sparsity {target} cannot be reached: at most {1 - size(table.sizes() | kept(0.))/dense:.3f} by shrinking {tuple(units)}")
