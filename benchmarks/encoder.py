@@ -14,16 +14,16 @@ class PlainFrontend(nn.Module):
         super().__init__()
         stem = nn.BatchNorm3d(video.stem.out_channels)
         stem.load_state_dict(video.stem_bn.state_dict())
-        self.stem = nn.Sequential(video.stem, stem, video.stem_act, nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
+        self.conv, self.stem = video.stem.weight, nn.Sequential(stem, video.stem_act, nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
         self.blocks = nn.ModuleList(b for s in range(1, 5) for b in getattr(video, f'stage{s}'))
         self.proj = video.proj
 
     def forward(self, frames):
-        x = self.stem(frames[:, None])
+        x = self.stem(F.conv3d(frames[:, None], self.conv, None, (1, 2, 2), (2, 3, 3)))
         x = x.transpose(1, 2).flatten(0, 1)
         for b in self.blocks:
             y = b.bn2(b.conv2(b.act1(b.bn1(b.conv1(x)))))
-            x = b.act2(y + (x if b.down_conv is None else b.down_bn(b.down_conv(x))))
+            x = b.act2(y + (x if b.down_conv is None else b.down_bn(F.conv2d(x, b.down_conv.weight, stride=b.stride))))
         return self.proj(F.adaptive_avg_pool2d(x, 1).flatten(1)).unflatten(0, frames.shape[:2])
 
 

@@ -26,6 +26,7 @@ def time_in_turn(
 )->dict:              # name -> list of `repeats` times in ms
     "Time functions one after the other, round by round."
     if repeats < 1 or warmup < 0: raise ValueError(f"expected repeats >= 1 and warmup >= 0, got {repeats=} and {warmup=}")
+    torch.empty(31 << 18)   # 31 MiB, freed at once: from here on the allocator keeps its pages, as in a program that has been at work
     times = {name: [] for name in calls}
     for r in range(warmup + repeats):
         for name, call in calls.items():

@@ -6,6 +6,7 @@
 __all__ = ['channels_last_', 'fold_bn', 'conv_bn', 'BasicBlock', 'VideoFrontend']
 
 # %% ../../nbs/models/01_frontends.ipynb #6e367a51
+from itertools import product
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -21,26 +22,26 @@ def channels_last_(
         if isinstance(m, nn.Conv2d): m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
 
 def fold_bn(
-    weight:Tensor,         # (C', C, k, k)
+    weight:Tensor,         # (C', C, k, k) or (C', C, 5, k, k)
     bn:nn.BatchNorm2d,     # over C' channels
-)->tuple:                  # folded weight (C', C, k, k) in channels-last format, bias (C',)
+)->tuple:                  # folded weight, of the shape and order of `weight`; bias (C',)
     "One convolution that does what a convolution and an eval-mode batch norm do."
     scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-    return (weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last), torch.addcmul(bn.bias, scale, bn.running_mean, value=-1)
+    return weight * scale.view(-1, *[1]*(weight.dim() - 1)), torch.addcmul(bn.bias, scale, bn.running_mean, value=-1)
 
 def conv_bn(
-    x:Tensor,              # (N, C, H, W)
-    weight:Tensor,         # (C', C, k, k)
-    bn:nn.BatchNorm2d,     # the norm that follows, over C' channels
-    stride:int=1,          # of the convolution; its padding is k//2
-    folded:dict|None=None, # what this forward pass has folded already; None = nothing
-)->Tensor:                 # (N, C', H/stride, W/stride)
-    "Convolution without bias, then batch norm; a single convolution in eval mode."
-    pad = weight.shape[-1]//2
-    if bn.training: return bn(F.conv2d(x, weight, None, stride, pad))
+    x:Tensor,                         # (N, C, H, W), or (B, 1, T+4, H, W) for the stem
+    conv:nn.Conv2d|nn.Conv3d,         # without bias
+    bn:nn.BatchNorm2d,                # the norm that follows, over C' channels
+    folded:dict|None=None,            # what this forward pass has folded already; None = nothing
+    images=lambda y: y,               # brings the convolution's output in the form that the norm takes
+)->Tensor:                            # (N, C', H/stride, W/stride)
+    "Convolution, then batch norm; a single convolution in eval mode."
     folded = {} if folded is None else folded
-    if bn not in folded: folded[bn] = fold_bn(weight, bn)
-    return F.conv2d(x, *folded[bn], stride, pad)
+    if not bn.training and bn not in folded: folded[bn] = fold_bn(conv.weight, bn)
+    weight, bias = (conv.weight, None) if bn.training else folded[bn]
+    y = images((F.conv2d if x.dim() == 4 else F.conv3d)(x, weight, bias, conv.stride, conv.padding))
+    return bn(y) if bn.training else y
 
 # %% ../../nbs/models/01_frontends.ipynb #9d740268
 class BasicBlock(nn.Module):
@@ -57,17 +58,17 @@ class BasicBlock(nn.Module):
         self.bn1, self.act1, self.mid_gate = nn.BatchNorm2d(mid_dim), nn.PReLU(mid_dim), nn.Identity()
         self.conv2 = nn.Conv2d(mid_dim, out_dim, 3, 1, 1, bias=False)
         self.bn2, self.act2, self.out_gate = nn.BatchNorm2d(out_dim), nn.PReLU(out_dim), nn.Identity()
-        self.down_conv, self.down_bn = (nn.Conv2d(in_dim, out_dim, 1, stride, bias=False), nn.BatchNorm2d(out_dim)) if stride != 1 else (None, None)
+        self.down_conv, self.down_bn = (nn.Conv2d(in_dim, out_dim, 1, bias=False), nn.BatchNorm2d(out_dim)) if stride != 1 else (None, None)
 
     def forward(self,
         x:Tensor,                # (N, C, H, W)
         folded:dict|None=None,   # see `conv_bn`
     )->Tensor:                   # (N, C', H/stride, W/stride)
         "Two convolutions and a shortcut."
-        y = self.mid_gate(self.act1(conv_bn(x, self.conv1.weight, self.bn1, self.stride, folded)))
-        s = self.stride   # a 1x1 convolution with a stride reads every s-th pixel; taking them first is the same, and safe (below)
-        shortcut = x if self.down_conv is None else conv_bn(x[:, :, ::s, ::s], self.down_conv.weight, self.down_bn, 1, folded)
-        return self.out_gate(self.act2(conv_bn(y, self.conv2.weight, self.bn2, 1, folded) + shortcut))
+        y = self.mid_gate(self.act1(conv_bn(x, self.conv1, self.bn1, folded)))
+        s = self.stride   # the shortcut takes every s-th pixel first, which is the same as a 1x1 convolution with a stride, and safe (below)
+        shortcut = x if self.down_conv is None else conv_bn(x[:, :, ::s, ::s], self.down_conv, self.down_bn, folded)
+        return self.out_gate(self.act2(conv_bn(y, self.conv2, self.bn2, folded) + shortcut))
 
 # %% ../../nbs/models/01_frontends.ipynb #da04df3e
 class VideoFrontend(nn.Module):
@@ -80,7 +81,7 @@ class VideoFrontend(nn.Module):
     ):
         super().__init__()
         self.widths, n_in = widths, widths[0]
-        self.stem = nn.Conv3d(1, n_in, (5, 7, 7), (1, stride, stride), (2, 3, 3), bias=False)
+        self.stem = nn.Conv3d(1, n_in, (5, 7, 7), (1, stride, stride), (0, 3, 3), bias=False)   # `pooled` pads time
         self.stem_bn, self.stem_act = nn.BatchNorm2d(n_in), nn.PReLU(n_in)
         for s, width in enumerate(widths, 1):
             n_out, blocks = size(f'stage{s}.out', width), []
@@ -136,19 +137,24 @@ class VideoFrontend(nn.Module):
     )->Tensor:                            # (N, C) per valid frame, clips one after the other; N = B*T without padding
         "Trunk features, averaged over each picture."
         if padding_mask is not None: frames = frames.masked_fill(padding_mask[..., None, None], 0)
-        x = F.pad(frames, (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).permute(0, 1, 4, 2, 3)   # (B, T, 5, 88, 88): each frame and its neighbours
-        clips = list(x) if padding_mask is None else [clip[~mask] for clip, mask in zip(x, padding_mask)]
-        if self.training or x.device.type != 'cpu': return self.trunk(torch.cat(clips))
-        folded, some = {}, max(32, 2048//self.stem.out_channels)   # a few frames at a time stay in the processor's cache
-        return torch.cat([self.trunk(part, folded) for clip in clips for part in clip.split(some)])
+        x, valid = F.pad(frames, (0, 0, 0, 0, 2, 2))[:, None], None if padding_mask is None else ~padding_mask
+        if self.training or x.device.type != 'cpu': return self.trunk(x, valid)
+        folded, some, parts = {}, max(32, 2048//self.stem.out_channels), []   # a few frames at a time stay in the processor's cache
+        for b, i in product(range(len(frames)), range(0, frames.shape[1], some)):
+            which = None if valid is None else valid[b:b+1, i:i+some]
+            if which is None or which.any(): parts.append(self.trunk(x[b:b+1, :, i:i+some+4], which, folded))
+        return torch.cat(parts)
 
     def trunk(self,
-        x:Tensor,                # (N, 5, 88, 88) five neighbouring frames as channels
+        x:Tensor,                # (B, 1, T+4, 88, 88) frames with two neighbours before the first and two after the last
+        valid:Tensor|None,       # (B, T) bool, False where padded; None = no padding
         folded:dict|None=None,   # see `conv_bn`
-    )->Tensor:                   # (N, C)
+    )->Tensor:                   # (N, C) per valid frame
         "Stem, four stages and global average."
-        x = self.stem_act(conv_bn(x.contiguous(memory_format=torch.channels_last), self.stem.weight.squeeze(1), self.stem_bn, self.stem.stride[-1], folded))
-        x = F.max_pool2d(x, 3, 2, 1)
+        def images(y):           # (B, C, T, H, W) to (N, C, H, W)
+            y = y.permute(0, 2, 3, 4, 1)
+            return (y.flatten(0, 1) if valid is None else y[valid]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        x = F.max_pool2d(self.stem_act(conv_bn(x, self.stem, self.stem_bn, folded, images)), 3, 2, 1)
         for block in (*self.stage1, *self.stage2, *self.stage3, *self.stage4): x = block(x, folded)
         return x.mean((2, 3))
 
