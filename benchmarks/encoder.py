@@ -14,12 +14,12 @@ class PlainFrontend(nn.Module):
         super().__init__()
         stem = nn.BatchNorm3d(video.stem.out_channels)
         stem.load_state_dict(video.stem_bn.state_dict())
-        self.conv, self.stem = video.stem.weight, nn.Sequential(stem, video.stem_act, nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
+        self.stem = nn.Sequential(video.stem, stem, video.stem_act, nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
         self.blocks = nn.ModuleList(b for s in range(1, 5) for b in getattr(video, f'stage{s}'))
         self.proj = video.proj
 
     def forward(self, frames):
-        x = self.stem(F.conv3d(frames[:, None], self.conv, None, (1, 2, 2), (2, 3, 3)))
+        x = self.stem(frames[:, None])
         x = x.transpose(1, 2).flatten(0, 1)
         for b in self.blocks:
             y = b.bn2(b.conv2(b.act1(b.bn1(b.conv1(x)))))

@@ -30,7 +30,7 @@ def fold_bn(
     return weight * scale.view(-1, *[1]*(weight.dim() - 1)), torch.addcmul(bn.bias, scale, bn.running_mean, value=-1)
 
 def conv_bn(
-    x:Tensor,                         # (N, C, H, W), or (B, 1, T+4, H, W) for the stem
+    x:Tensor,                         # (N, C, H, W), or (B, 1, T, H, W) for the stem
     conv:nn.Conv2d|nn.Conv3d,         # without bias
     bn:nn.BatchNorm2d,                # the norm that follows, over C' channels
     folded:dict|None=None,            # what this forward pass has folded already; None = nothing
@@ -81,7 +81,7 @@ class VideoFrontend(nn.Module):
     ):
         super().__init__()
         self.widths, n_in = widths, widths[0]
-        self.stem = nn.Conv3d(1, n_in, (5, 7, 7), (1, stride, stride), (0, 3, 3), bias=False)   # `pooled` pads time
+        self.stem = nn.Conv3d(1, n_in, (5, 7, 7), (1, stride, stride), (2, 3, 3), bias=False)
         self.stem_bn, self.stem_act = nn.BatchNorm2d(n_in), nn.PReLU(n_in)
         for s, width in enumerate(widths, 1):
             n_out, blocks = size(f'stage{s}.out', width), []
@@ -137,23 +137,25 @@ class VideoFrontend(nn.Module):
     )->Tensor:                            # (N, C) per valid frame, clips one after the other; N = B*T without padding
         "Trunk features, averaged over each picture."
         if padding_mask is not None: frames = frames.masked_fill(padding_mask[..., None, None], 0)
-        x, valid = F.pad(frames, (0, 0, 0, 0, 2, 2))[:, None], None if padding_mask is None else ~padding_mask
+        x, valid = frames[:, None], None if padding_mask is None else ~padding_mask
         if self.training or x.device.type != 'cpu': return self.trunk(x, valid)
         folded, some, parts = {}, max(32, 2048//self.stem.out_channels), []   # a few frames at a time stay in the processor's cache
         for b, i in product(range(len(frames)), range(0, frames.shape[1], some)):
             which = None if valid is None else valid[b:b+1, i:i+some]
-            if which is None or which.any(): parts.append(self.trunk(x[b:b+1, :, i:i+some+4], which, folded))
+            first = max(i-2, 0)   # the stem looks two frames to either side
+            if which is None or which.any(): parts.append(self.trunk(x[b:b+1, :, first:i+some+2], which, slice(i-first, i-first+some), folded))
         return torch.cat(parts)
 
     def trunk(self,
-        x:Tensor,                # (B, 1, T+4, 88, 88) frames with two neighbours before the first and two after the last
-        valid:Tensor|None,       # (B, T) bool, False where padded; None = no padding
-        folded:dict|None=None,   # see `conv_bn`
-    )->Tensor:                   # (N, C) per valid frame
+        x:Tensor,                 # (B, 1, T, 88, 88) frames
+        valid:Tensor|None=None,   # (B, length of `part`) bool, False where padded; None = no padding
+        part=slice(None),         # frames to go on with after the stem
+        folded:dict|None=None,    # see `conv_bn`
+    )->Tensor:                    # (N, C) per valid frame of the part
         "Stem, four stages and global average."
-        def images(y):           # (B, C, T, H, W) to (N, C, H, W)
-            y = y.permute(0, 2, 3, 4, 1)
-            return (y.flatten(0, 1) if valid is None else y[valid]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        def images(y):            # (B, C, T, H, W) to (N, C, H, W)
+            y = y.transpose(1, 2)[:, part]
+            return (y.flatten(0, 1) if valid is None else y[valid]).contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(self.stem_act(conv_bn(x, self.stem, self.stem_bn, folded, images)), 3, 2, 1)
         for block in (*self.stage1, *self.stage2, *self.stage3, *self.stage4): x = block(x, folded)
         return x.mean((2, 3))
