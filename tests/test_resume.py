@@ -18,7 +18,9 @@ def finish(process):
 def wait_for_change(path, old, process):
     "Time at which a file was replaced; that of now when the process came to its end first."
     while True:
-        if path.exists() and (new := path.stat().st_mtime_ns) != old: return new
+        try: new = path.stat().st_mtime_ns
+        except FileNotFoundError: new = old
+        if new != old: return new
         if process.poll() is not None:
             assert process.returncode == 0, f'the process failed: {process.stderr.read()}'
             return time.time_ns()
