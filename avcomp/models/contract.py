@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AVHUBERT_VOCAB', 'HEADS', 'STREAMS', 'INPUTS', 'Output', 'Vocab', 'Model', 'choose_streams', 'batch_inputs',
-           'per_frame', 'linear_dims', 'norm_dims']
+           'per_frame', 'linear_dims', 'norm_dims', 'sizes_below']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from ..core import Weight
 @dataclass
 class Output:
     "What every encoder of avcomp returns."
-    hidden_states:list[Tensor]      # L+1 tensors (B, T, D): the input of the positional convolution, then each layer's output
+    hidden_states:list[Tensor]      # L+1 tensors (B, T, D): input of the positional convolution, output of each layer
     last:Tensor                     # (B, T, D), after the final norm where the model has one
     padding_mask:Tensor|None=None   # (B, T) bool, True where padded; None = nothing is padded
     fused:Tensor|None=None          # (B, T, D or 2D) front-end features before their norm; pre-training penalises them
-    maps:list|None=None             # per layer (B, H, T, T), rows sum to 1; None for a removed attention; None = not asked for
+    maps:list|None=None             # per layer (B, H, T, T), None where attention is removed; None = not asked for
 
     @property
     def valid(self)->Tensor:
@@ -142,3 +142,10 @@ def norm_dims(
 ):                             # yields `Weight`s
     "What a norm states."
     for t in tensors: yield Weight(f'{name}.{t}', (axis,), None, present)
+
+def sizes_below(
+    size,       # (dimension name, dense size) -> size to build
+    path:str,   # of a part
+):              # the same for the names below that path
+    "How a part of a model asks for the sizes of its dimensions."
+    return lambda name, default: size(f'{path}.{name}', default)
