@@ -37,9 +37,7 @@ class Tokenizer:
     vocab = Vocab(blank=BOS, pad=PAD, sos=EOS, eos=EOS)   # what the special ids mean to a model
     def __init__(self,
         proto:bytes,  # serialized SentencePiece model
-    ):
-        self.proto, self.sp = proto, read_pieces(proto)
-
+    ): self.proto, self.sp = proto, read_pieces(proto)
     @classmethod
     def from_file(cls,
         path:str|Path,  # SentencePiece .model file
@@ -49,10 +47,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self)->int: return self.sp.vocab_size()   # number of pieces, the 4 specials included
-
     @property
     def pieces(self)->tuple[str, ...]: return tuple(self.sp.id_to_piece(i) for i in range(self.vocab_size))   # by id
-
     def encode(self,
         text:str,    # a sentence; it is lower-cased
     )->list[int]:    # piece ids, without <s> and </s>
