@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
 from ..core import Config, register_family
+from .attention import head_width
 from .avhubert import AVHubert, AVHubertConfig, avhubert_config
-from .contract import AVHUBERT_VOCAB, Model, Output
+from .contract import AVHUBERT_VOCAB, Model, Output, sizes_below
 from .decoder import Decoder
 from .search import Hypothesis, recognise
 
@@ -35,8 +36,7 @@ class AVHubertS2SConfig(Config):
         if not (self.num_layers or self.ctc):
             raise ValueError("expected a decoder or a CTC head, got num_layers=0 and ctc=False; set one of them")
         if D % 2: raise ValueError(f"the decoder is as wide as the encoder and needs an even width, got {D}")
-        if not self.head_dim and D % self.num_heads:
-            raise ValueError(f"{D} channels do not divide into {self.num_heads} heads; state their width, head_dim")
+        head_width(D, self.num_heads, self.head_dim)
 
 # %% ../../nbs/models/08b_avhubert_s2s.ipynb #4f4153a2
 S2S_SIZES = {
@@ -101,8 +101,8 @@ class AVHubertS2S(Recogniser):
         c, D = config, config.encoder.embed_dim
         self.config, self.encoder = config, AVHubert(c.encoder)
         self.decoder = Decoder(c.num_layers, D, c.vocab_size, self.vocab.pad, c.dropout,
-            size=lambda name, n: c.size(f'decoder.{name}', n), num_heads=c.num_heads,
-            head_dim=c.head_dim or D//c.num_heads, ffn_dim=c.ffn_dim, attention_dropout=c.attention_dropout,
+            sizes_below(c.size, 'decoder'), num_heads=c.num_heads, ffn_dim=c.ffn_dim,
+            head_dim=head_width(D, c.num_heads, c.head_dim), attention_dropout=c.attention_dropout,
             activation_dropout=c.activation_dropout) if c.num_layers else None
         self.ctc_head = nn.Linear(D, c.vocab_size) if c.ctc else None
 
