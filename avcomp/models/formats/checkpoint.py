@@ -46,7 +46,10 @@ def fit_state(
     names:dict[str, str]={},   # our name -> name in the file, where they differ
 )->nn.Module:                  # the model on the meta device, ready to take the tensors
     "Build the skeleton of a model, or say which tensors do not fit it."
-    with torch.device('meta'): model = config.model_cls(config)
+    try:
+        with torch.device('meta'): model = config.model_cls(config)
+    except (TypeError, RuntimeError) as e:
+        raise ValueError(f"{source} has a config that no model can be built from: {e}") from e
     faults = {kind: found for kind, found in state_faults(model.state_dict(), state, names).items() if found}
     if not faults: return model
     def some(found): return ', '.join(found[:4]) + (', ...' if len(found) > 4 else '')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHT_NORM', 'pattern', 'renamer', 'inverted', 'below', 'translate', 'same_type', 'check_type', 'settings',
-           'head_width']
+           'measured_head_dim']
 
 # %% ../../../nbs/models/formats/04_tables.ipynb #3aa8ef8a
 import re
@@ -98,6 +98,7 @@ def check_type(
     raise ValueError(f"{source} has {key}={value!r} of type {type(value).__name__}; "
                      f"expected type {type(default).__name__}, such as {default!r}")
 
+# %% ../../../nbs/models/formats/04_tables.ipynb #2a2802b6
 def settings(
     given:dict,                          # their settings
     table:dict[str, tuple],              # our field -> (their key, their default)
@@ -115,7 +116,7 @@ def settings(
     return values
 
 # %% ../../../nbs/models/formats/04_tables.ipynb #12b4dedc
-def head_width(
+def measured_head_dim(
     state:dict[str, Tensor],   # by our names
     embed_dim:int,             # width D of the model
     num_heads:int,             # heads of a layer, none of them removed
