@@ -177,14 +177,13 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.norm_first, self.dropout, self.layerdrop = norm_first, dropout, layerdrop
-        self.pos_conv = PosConv(embed_dim, pos_kernel, pos_groups)
-        self.norm, self.rel_embed = nn.LayerNorm(embed_dim), rel_embed
+        self.pos_conv, self.norm = PosConv(embed_dim, pos_kernel, pos_groups), nn.LayerNorm(embed_dim)
+        self.rel_embed = rel_embed
         kwargs |= dict(norm_first=norm_first, dropout=dropout, attention=RelAttention if rel_embed else Attention)
-        layers = (EncoderLayer(embed_dim, **kwargs, size=sizes_below(size, f'layers.{i}')) for i in range(num_layers))
-        self.layers = nn.ModuleList(layers)
+        sizes = (sizes_below(size, f'layers.{i}') for i in range(num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(embed_dim, **kwargs, size=of_layer) for of_layer in sizes)
 
     def dims(self): return norm_dims('norm')
-
     def forward(self,
         x:Tensor,                         # (B, T, D)
         padding_mask:Tensor|None=None,    # (B, T) bool, True where padded; None = nothing padded
@@ -192,13 +191,13 @@ class Encoder(nn.Module):
     )->Output:                            # hidden states and the last one
         "Encode; valid frames never depend on padded ones."
         states, seen = [x], [] if maps else None
-        keep = None if padding_mask is None else ~padding_mask[:, None, None]
-        bias = None if self.rel_embed is None else self.rel_embed(x.shape[1])
-        if padding_mask is not None: x = x.masked_fill(padding_mask[..., None], 0)
+        known = dict(keep=None if padding_mask is None else ~padding_mask[:, None, None], maps=seen,
+                     bias=None if self.rel_embed is None else self.rel_embed(x.shape[1]))
+        x = x if padding_mask is None else x.masked_fill(padding_mask[..., None], 0)
         x = x + self.pos_conv(x)
         x = F.dropout(x if self.norm_first else self.norm(x), self.dropout, self.training)
         for layer in self.layers:
-            if not skip_layer(self.layerdrop, self.training): x = layer(x, keep, bias, seen)
+            if not skip_layer(self.layerdrop, self.training): x = layer(x, **known)
             elif maps: seen.append(None)
             states.append(x)
         return Output(states, self.norm(x) if self.norm_first else x, padding_mask, maps=seen)
