@@ -11,7 +11,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Config, Weight, check_choices, register_family
-from .encoder import Encoder, Output, scale_grad
+from .contract import Model, Output
+from .encoder import Encoder, scale_grad
 from .frontends import VideoFrontend
 
 # %% ../../nbs/models/04_avhubert.ipynb #8ef3f137
@@ -28,6 +29,7 @@ class AVHubertConfig(Config):
     audio_dim:int=104                      # filterbank values of a frame
     video_widths:tuple=(64, 128, 256, 512) # channels of the four ResNet stages
     video_stride:int=2                     # of the video stem over pixels
+    video_activation:str='prelu'           # of the ResNet: 'prelu', 'relu' or 'swish'
     pos_kernel:int=128                     # taps of the positional convolution
     pos_groups:int=16                      # its groups
     head:str='predict'                     # pre-training head: 'predict', 'stored' or 'none'
@@ -64,7 +66,7 @@ def avhubert_config(
 
 # %% ../../nbs/models/04_avhubert.ipynb #d7c5b1b8
 @register_family('avhubert', AVHubertConfig)
-class AVHubert(nn.Module):
+class AVHubert(Model):
     "AV-HuBERT encoder (Shi et al. 2022, section 3), with or without its pre-training head."
     inputs = 'audio', 'video', 'padding_mask', 'present'   # the entries of a batch that a forward pass takes
     frame_rate = 25                                        # frames per second
@@ -74,7 +76,7 @@ class AVHubert(nn.Module):
         super().__init__()
         self.config, c, D = config, config, config.embed_dim
         self.audio = nn.Linear(c.audio_dim, D)
-        self.video = VideoFrontend(c.video_widths, D, c.video_stride, size=lambda name, n: c.size(f'video.{name}', n))
+        self.video = VideoFrontend(c.video_widths, D, c.video_stride, c.video_activation, size=lambda name, n: c.size(f'video.{name}', n))
         self.fusion_norm = nn.LayerNorm(2*D if c.fusion == 'concat' else D)
         self.fusion_proj = nn.Linear(2*D, D) if c.fusion == 'concat' else nn.Identity()
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,
