@@ -99,14 +99,14 @@ def stack_frames(
     x:Tensor,          # (..., F, D) frames
     stack:int=STACK,   # frames per row, >= 1
 )->Tensor:             # (..., ceil(F/stack), stack*D): row t holds frames stack*t.., oldest first
-    "Join neighbouring frames into rows; missing frames of the last row are literal zeros (Shi et al. 2022, section 4.1)."
+    "Join neighbouring frames into rows; missing frames of the last row are zeros (Shi et al. 2022, section 4.1)."
     x = F.pad(x, (0, 0, 0, -x.shape[-2] % stack))
     return x.unflatten(-2, (-1, stack)).flatten(-2)
 
 # %% ../../nbs/data/02_features.ipynb #612c0243
 def fbank(
     wav:Tensor,                     # (N,) or (B, N) waveform(s) at 16 kHz in [-1, 1]
-    num_frames:int|Tensor|None=None,# video frames T, or (B,) for a batch, to cut or pad to; None = all rows of the audio
+    num_frames:int|Tensor|None=None,# video frames T, (B,) for a batch, to cut or pad to; None = all rows of the audio
     lengths:Tensor|None=None,       # (B,) samples of each clip; None = no padding
 )->Tensor:                          # (T, 104) or (B, max T, 104) float32; zeros after a clip's T
     "Audio input of AV-HuBERT: stacked log filterbanks, each row normalised by itself (Shi et al. 2022, section 4.1)."
