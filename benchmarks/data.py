@@ -1,4 +1,4 @@
-"""Input pipeline: batched features, single ones and python_speech_features; views; loaders. Each in turn with the others.
+"""Input pipeline, in turn: batched features, single ones and python_speech_features; views; loaders.
 
     python -m benchmarks.data
 """
@@ -10,8 +10,10 @@ import torch
 from python_speech_features import logfbank as psf_logfbank
 from avcomp.data.audio_noise import mix
 from avcomp.data.batches import ClipDataset, make_loader
-from avcomp.data.clips import make_cut, write_video, write_wav
+from avcomp.data.clips import make_cut
 from avcomp.data.features import clip_generator, crop_flip, fbank, logfbank, normalise_video
+from avcomp.data.sound import write_wav
+from avcomp.data.video import write_video
 from avcomp.data.views import Crop
 from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
 

@@ -12,6 +12,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 from .features import SAMPLE_RATE, check_wav
+from .sound import read_wav
 
 # %% ../../nbs/data/05_audio_noise.ipynb #7f97862d
 def check_snr(
@@ -93,7 +94,6 @@ def read_noise(
     cut,       # lhotse cut of one noise recording
 )->Tensor:     # (M,) float32 samples of the cut in [-1, 1] at 16 kHz
     "Samples of a noise cut; other rates are resampled, channels averaged."
-    from avcomp.data.clips import read_wav
     source = cut.recording.sources[0].source
     try: wav = torch.as_tensor(read_wav(source))
     except (OSError, RuntimeError, ValueError) as e:

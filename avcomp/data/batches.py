@@ -14,10 +14,11 @@ from functools import partial
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from ..core import Vocab
-from .clips import load_sound, load_video, to_int16
+from .clips import load_sound, load_video
 from .features import CROP, crop_flip, fbank, normalise_video
 from .plans import BatchStream, plan_of
 from .shards import Shards
+from .sound import to_int16
 from .views import Crop, apply_views, bind_views
 
 # %% ../../nbs/data/06_batches.ipynb #410b7e87

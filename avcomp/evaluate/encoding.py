@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from ..data.clips import SAMPLE_RATE, open_sound, read_part
+from ..data.sound import SAMPLE_RATE, open_sound, read_part
 from ..models.contract import Model, Output, batch_inputs
 
 # %% ../../nbs/evaluate/00_encoding.ipynb #5a87ab1e
