@@ -9,7 +9,7 @@ __all__ = ['read_in_pieces']
 import numpy as np
 from collections.abc import Iterator
 from pathlib import Path
-from .clips import SAMPLE_RATE, open_sound, read_part
+from .sound import SAMPLE_RATE, open_sound, read_part
 
 # %% ../../nbs/data/10_long_recordings.ipynb #dc874622
 def read_in_pieces(

@@ -20,7 +20,8 @@ from lhotse.utils import fastcopy
 from pathlib import Path
 from tqdm import tqdm
 from ..core import atomic_path
-from .clips import SAMPLE_RATE, load_sound, open_sound, sound_frames, to_int16
+from .clips import load_sound, sound_frames
+from .sound import SAMPLE_RATE, open_sound, to_int16
 from ..settings import content_digest, digest
 
 # %% ../../nbs/data/11_shards.ipynb #3c1e76a8

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from lhotse import CutSet, MonoCut
 from pathlib import Path
 from tqdm import tqdm
-from ..clips import SPLITS, load_cuts, make_cut, save_cuts, tell
+from ..clips import SPLITS, list_problems, load_cuts, make_cut, save_cuts
 from ...settings import digest
 
 # %% ../../../nbs/data/corpora/01_lists.ipynb #df2a98bd
@@ -169,7 +169,7 @@ def describe_rows(
         if isinstance(cut, str): problems[cut].append(row.name)
         else: cuts.append(cut)
     bad = len(rows) - len(cuts)
-    told = f'{bad} of {len(rows)} files cannot be used: {tell(problems)}'
+    told = f'{bad} of {len(rows)} files cannot be used: {list_problems(problems)}'
     if not rows: raise ValueError(f"{where}: the list is empty; make it again")
     if not cuts or bad > max_bad*len(rows):
         raise ValueError(f"{where}: {told}. Repair these files or take them out of the list; "

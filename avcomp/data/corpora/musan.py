@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 from ...core import atomic_path
 from ..audio_noise import average_noises, noise_from_list
-from ..clips import SPLITS, read_wav, write_wav
+from ..clips import SPLITS
 from .lists import cached_cuts, file_stamp, read_text
+from ..sound import read_wav, write_wav
 
 # %% ../../../nbs/data/corpora/09_musan.ipynb #cd050f0f
 PIECE, LEAST = 10., 3.   # seconds: length of a piece, shortest recording or last piece to keep
