@@ -16,7 +16,8 @@ from time import perf_counter
 import torch
 from torch import nn
 from ..compress.dims import count_macs, count_params
-from .encoding import choose_streams, num_samples
+from .encoding import num_samples
+from ..models.contract import choose_streams
 
 # %% ../../nbs/evaluate/02_cost.ipynb #9cfff051
 def time_in_turn(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from ..data.clips import SPLITS
 from ..data.synthetic import NUM_SPEAKERS, generator, make_speaker, render_clip, speak
-from .encoding import count_frames, encode_batch
+from .encoding import encode_batch
 
 # %% ../../nbs/evaluate/04_probing.ipynb #8dd0bd1c
 def aligned_labels(
@@ -104,7 +104,7 @@ def collect_examples(
     for batch in tqdm(batches, 'hidden states', disable=not progress):
         if not set(batch['ids']) & set(chosen): continue
         out = encode_batch(model, batch, modality)
-        for i, (id, n) in enumerate(zip(batch['ids'], count_frames(out).tolist())):
+        for i, (id, n) in enumerate(zip(batch['ids'], out.lengths.tolist())):
             states = torch.stack([s[i, :n] for s in out.hidden_states], 1)   # (n, L+1, D)
             found[id] = [(states[a:b].mean(0).float().cpu(), label) for label, a, b in chosen.get(id, ()) if a < n]
     examples = [e for id in chosen for e in found.get(id, ())]

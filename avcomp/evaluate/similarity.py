@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
-from .encoding import count_frames, encode_batch
+from .encoding import encode_batch
 
 # %% ../../nbs/evaluate/06_similarity.ipynb #da684c4e
 def product_sums(
@@ -67,8 +67,9 @@ def similarity(
     sums, cosine, frames, shift = None, 0., 0, None
     for batch in tqdm(batches, 'similarity', disable=not progress):
         outs = [encode_batch(m, batch, modality) for m in (teacher, student)]
-        if not torch.equal(*map(count_frames, outs)):
-            raise ValueError(f"the models make {[count_frames(o).tolist() for o in outs]} frames of the clips {batch['ids']}; compare models of one frame rate")
+        if not torch.equal(*(o.lengths for o in outs)):
+            raise ValueError(f"the models make {[o.lengths.tolist() for o in outs]} frames of the clips {batch['ids']}; "
+                             "compare models of one frame rate")
         x, y = (valid_states(o).to(outs[0].last.device) for o in outs)
         if x.shape[-1] == y.shape[-1]: cosine += torch.einsum('ind,jnd->ij', F.normalize(x, dim=-1), F.normalize(y, dim=-1)).cpu()
         if shift is None: shift = [s.mean(1, keepdim=True) for s in (x, y)]
