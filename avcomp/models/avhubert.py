@@ -11,7 +11,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Config, Weight, check_choices, register_family
-from .encoder import Encoder, Output, scale_grad
+from .contract import Model, Output
+from .encoder import Encoder, scale_grad
 from .frontends import VideoFrontend
 
 # %% ../../nbs/models/04_avhubert.ipynb #8ef3f137
@@ -64,7 +65,7 @@ def avhubert_config(
 
 # %% ../../nbs/models/04_avhubert.ipynb #d7c5b1b8
 @register_family('avhubert', AVHubertConfig)
-class AVHubert(nn.Module):
+class AVHubert(Model):
     "AV-HuBERT encoder (Shi et al. 2022, section 3), with or without its pre-training head."
     inputs = 'audio', 'video', 'padding_mask', 'present'   # the entries of a batch that a forward pass takes
     frame_rate = 25                                        # frames per second

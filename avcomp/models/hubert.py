@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from ..core import Config, GatePoint, Weight, check_choices, register_family
 from .attention import RelPositions
 from .avhubert import AVHubert
+from .contract import AVHUBERT_VOCAB, Model, Output
 from .decoder import ctc_search
-from .encoder import Encoder, Output, scale_grad
+from .encoder import Encoder, scale_grad
 from .waveform import DenseNorm, WaveFrontend
 
 # %% ../../nbs/models/05_hubert.ipynb #c1d4a246
@@ -116,10 +117,10 @@ def normalize(
 
 # %% ../../nbs/models/05_hubert.ipynb #6701c610
 @register_family('hubert', HubertConfig)
-class Hubert(nn.Module):
+class Hubert(Model):
     "Waveform encoder (Hsu et al. 2021, section II), with a CTC head, a pre-training head or none."
     inputs = 'wav', 'lengths'   # the entries of a batch that a forward pass takes
-    frame_rate, decoder = 50, None
+    frame_rate, vocab, decoder = 50, AVHUBERT_VOCAB, None
     def __init__(self,
         config:HubertConfig,   # shape to build
     ):
@@ -136,7 +137,6 @@ class Hubert(nn.Module):
             attention_dropout=c.attention_dropout, activation_dropout=c.activation_dropout)
         if c.head == 'predict': self.final_proj, self.cluster_emb = nn.Linear(D, c.final_dim), nn.Parameter(torch.rand(c.num_classes, c.final_dim))
         self.ctc_head = nn.Linear(D, c.vocab_size) if c.vocab_size else None
-        self.tokenizer_proto = None   # serialized SentencePiece model, or None; saved and loaded with the weights
 
     def rel_positions(self): return None
 
@@ -176,7 +176,7 @@ class Hubert(nn.Module):
         out.fused = features
         return out
 
-    encode, cluster_logits = forward, AVHubert.cluster_logits
+    cluster_logits = AVHubert.cluster_logits
 
     def ctc_log_probs(self,
         out:Output,   # from `encode`
