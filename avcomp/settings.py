@@ -159,15 +159,22 @@ def _default(f):
     "Default of a field; `MISSING` where it has none."
     return f.default_factory() if f.default_factory is not MISSING else f.default
 
+def _counted_fields(value):
+    "What of the fields of a dataclass decides a result."
+    types = field_types(type(value))
+    instead = value.contents() if hasattr(type(value), 'contents') else {}
+    counted = {name: _counted(content) for name, content in instead.items() if content is not None}
+    for f in fields(value):
+        own = getattr(value, f.name)
+        if f.name in instead or not f.metadata.get('counts', True) or own == _default(f): continue
+        counted[f.name] = _counted(own, types[f.name])
+    return counted
+
 def _counted(value, hint=Any):
     "What of a value decides a result, as JSON can write it."
     if is_dataclass(value):
-        own = type(value)
-        if hasattr(own, 'facts'): facts = _counted(value.facts())
-        else:
-            facts = {f.name: _counted(getattr(value, f.name), field_types(own)[f.name]) for f in fields(value)
-                     if f.metadata.get('counts', True) and getattr(value, f.name) != _default(f)}
-        return [tag_of(own), own.version, facts] if tag_of(own) else facts
+        tag = tag_of(type(value))
+        return [tag, value.version, _counted_fields(value)] if tag else _counted_fields(value)
     if isinstance(value, str) and admits(hint, Source): return content_digest(value)
     if isinstance(value, (list, tuple)): return [_counted(v, hint) for v in value]
     if isinstance(value, dict): return {str(k): _counted(v) for k, v in value.items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gelu', 'scale_grad', 'PosConv', 'LayerWeights', 'attention_branch_dims', 'feed_forward_dims', 'whole_map',
-           'EncoderLayer', 'skip_layer', 'Encoder']
+           'EncoderLayer', 'skip_layer', 'Positions', 'Encoder']
 
 # %% ../../nbs/models/03_encoder.ipynb #477a31a6
 import torch
@@ -161,7 +161,33 @@ def skip_layer(
     return bool(training and layerdrop and torch.rand(()) < layerdrop)
 
 # %% ../../nbs/models/03_encoder.ipynb #38120e54
-class Encoder(nn.Module):
+class Positions(nn.Module):
+    "What comes before the layers: padding is cleared, positions are added; a post-norm stack normalises here."
+    def __init__(self,
+        embed_dim:int,     # D
+        pos_kernel:int,    # taps of the positional convolution
+        pos_groups:int,    # its groups
+        norm_first:bool,   # pre-norm: the norm comes after the last layer; post-norm: right after the positions
+        dropout:float,     # in [0, 1)
+    ):
+        super().__init__()
+        self.norm_first, self.dropout = norm_first, dropout
+        self.pos_conv = PosConv(embed_dim, pos_kernel, pos_groups)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def dims(self): return norm_dims('norm')
+
+    def add_positions(self,
+        x:Tensor,                   # (B, T, D)
+        padding_mask:Tensor|None,   # (B, T) bool, True where padded; None = nothing padded
+    )->Tensor:                      # (B, T, D)
+        "What the first layer reads."
+        if padding_mask is not None: x = x.masked_fill(padding_mask[..., None], 0)
+        x = x + self.pos_conv(x)
+        return F.dropout(x if self.norm_first else self.norm(x), self.dropout, self.training)
+
+# %% ../../nbs/models/03_encoder.ipynb #26aa12f9
+class Encoder(Positions):
     "Positional convolution and a stack of layers (Baevski et al. 2020, section 2)."
     def __init__(self,
         num_layers:int,           # L
@@ -175,15 +201,12 @@ class Encoder(nn.Module):
         size=lambda name, default: default,   # (local dimension name, dense size) -> size to build
         **kwargs,                 # further arguments of `LayerWeights`
     ):
-        super().__init__()
-        self.norm_first, self.dropout, self.layerdrop = norm_first, dropout, layerdrop
-        self.pos_conv, self.norm = PosConv(embed_dim, pos_kernel, pos_groups), nn.LayerNorm(embed_dim)
-        self.rel_embed = rel_embed
+        super().__init__(embed_dim, pos_kernel, pos_groups, norm_first, dropout)
+        self.layerdrop, self.rel_embed = layerdrop, rel_embed
         kwargs |= dict(norm_first=norm_first, dropout=dropout, attention=RelAttention if rel_embed else Attention)
-        sizes = (sizes_below(size, f'layers.{i}') for i in range(num_layers))
-        self.layers = nn.ModuleList(EncoderLayer(embed_dim, **kwargs, size=of_layer) for of_layer in sizes)
+        def layer(i): return EncoderLayer(embed_dim, **kwargs, size=sizes_below(size, f'layers.{i}'))
+        self.layers = nn.ModuleList(layer(i) for i in range(num_layers))
 
-    def dims(self): return norm_dims('norm')
     def forward(self,
         x:Tensor,                         # (B, T, D)
         padding_mask:Tensor|None=None,    # (B, T) bool, True where padded; None = nothing padded
@@ -191,13 +214,11 @@ class Encoder(nn.Module):
     )->Output:                            # hidden states and the last one
         "Encode; valid frames never depend on padded ones."
         states, seen = [x], [] if maps else None
-        known = dict(keep=None if padding_mask is None else ~padding_mask[:, None, None], maps=seen,
-                     bias=None if self.rel_embed is None else self.rel_embed(x.shape[1]))
-        x = x if padding_mask is None else x.masked_fill(padding_mask[..., None], 0)
-        x = x + self.pos_conv(x)
-        x = F.dropout(x if self.norm_first else self.norm(x), self.dropout, self.training)
+        keep = None if padding_mask is None else ~padding_mask[:, None, None]
+        bias = None if self.rel_embed is None else self.rel_embed(x.shape[1])
+        x = self.add_positions(x, padding_mask)
         for layer in self.layers:
-            if not skip_layer(self.layerdrop, self.training): x = layer(x, **known)
+            if not skip_layer(self.layerdrop, self.training): x = layer(x, keep, bias, seen)
             elif maps: seen.append(None)
             states.append(x)
         return Output(states, self.norm(x) if self.norm_first else x, padding_mask, maps=seen)
