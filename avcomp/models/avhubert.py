@@ -29,6 +29,7 @@ class AVHubertConfig(Config):
     audio_dim:int=104                      # filterbank values of a frame
     video_widths:tuple=(64, 128, 256, 512) # channels of the four ResNet stages
     video_stride:int=2                     # of the video stem over pixels
+    video_activation:str='prelu'           # of the ResNet: 'prelu', 'relu' or 'swish'
     pos_kernel:int=128                     # taps of the positional convolution
     pos_groups:int=16                      # its groups
     head:str='predict'                     # pre-training head: 'predict', 'stored' or 'none'
@@ -75,7 +76,7 @@ class AVHubert(Model):
         super().__init__()
         self.config, c, D = config, config, config.embed_dim
         self.audio = nn.Linear(c.audio_dim, D)
-        self.video = VideoFrontend(c.video_widths, D, c.video_stride, size=lambda name, n: c.size(f'video.{name}', n))
+        self.video = VideoFrontend(c.video_widths, D, c.video_stride, c.video_activation, size=lambda name, n: c.size(f'video.{name}', n))
         self.fusion_norm = nn.LayerNorm(2*D if c.fusion == 'concat' else D)
         self.fusion_proj = nn.Linear(2*D, D) if c.fusion == 'concat' else nn.Identity()
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,

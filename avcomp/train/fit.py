@@ -69,7 +69,7 @@ class Fit:
     precision:str='16-mixed'        # Lightning precision: '32-true', '16-mixed', 'bf16-mixed'
     optimizer:Optimizer=AdamW()     # learning rates, moments, decay
     schedule:Schedule=Linear()      # of all learning rates
-    keep:tuple[Updates, ...]=()     # points, in `unit`, at which the weights are kept, for rewinding; 0 = before the first
+    keep:tuple[Updates, ...]=()     # points, in `unit`, whose weights are kept for rewinding; 0 = before the first
 
     def __post_init__(self):
         if self.unit not in UNITS: raise ValueError(f"unit is one of {UNITS}, got {self.unit!r}")
