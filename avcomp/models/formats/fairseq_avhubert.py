@@ -8,7 +8,7 @@ __all__ = ['AVHUBERT_NAMES', 'S2S_NAMES', 'S2S_UNUSED', 'ENCODER', 'DECODER', 'O
 # %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #42e6b16b
 from pathlib import Path
 from ..avhubert import AVHubertConfig
-from ..decoder import AVHubertS2SConfig
+from ..avhubert_s2s import AVHubertS2SConfig
 from .checkpoint import Checkpoint, file_format
 from .fairseq import FAIRSEQ_NAMES, FAIRSEQ_REGULAR, FAIRSEQ_SHAPE, FINE_TUNED
 from .fairseq import fairseq_name, fairseq_settings, model_name
