@@ -32,7 +32,6 @@ class AVHubertConfig(Config):
     video_activation:str='prelu'           # of the ResNet: 'prelu', 'relu' or 'swish'
     pos_kernel:int=128                     # taps of the positional convolution
     pos_groups:int=16                      # its groups
-    head_dim:int=0 # d
     head:str='predict'                     # pre-training head: 'predict', 'stored' or 'none'
     num_classes:int=2004                   # clusters + 4, when there is a head
     final_dim:int=256                      # width of cluster embeddings
@@ -47,7 +46,7 @@ class AVHubertConfig(Config):
 
     def __post_init__(self):
         check_choices(self, fusion=('concat', 'add'), video_stride=(2, 4), head=('predict', 'stored', 'none'), masking=('input', 'feature'))
-        if not self.head_dim and self.embed_dim % self.num_heads: raise ValueError(f"embed_dim must be a multiple of num_heads, got {self.embed_dim} and {self.num_heads}")
+        if self.embed_dim % self.num_heads: raise ValueError(f"embed_dim must be a multiple of num_heads, got {self.embed_dim} and {self.num_heads}")
         if self.embed_dim % self.pos_groups: raise ValueError(f"embed_dim must be a multiple of pos_groups, got {self.embed_dim} and {self.pos_groups}")
 
 AVHUBERT_SIZES = {
@@ -81,7 +80,7 @@ class AVHubert(Model):
         self.fusion_norm = nn.LayerNorm(2*D if c.fusion == 'concat' else D)
         self.fusion_proj = nn.Linear(2*D, D) if c.fusion == 'concat' else nn.Identity()
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,
-            size=lambda name, n: c.size(f'encoder.{name}', n), num_heads=c.num_heads, head_dim=c.head_dim, ffn_dim=c.ffn_dim, shared=c.shared,
+            size=lambda name, n: c.size(f'encoder.{name}', n), num_heads=c.num_heads, ffn_dim=c.ffn_dim, shared=c.shared,
             attention_dropout=c.attention_dropout, activation_dropout=c.activation_dropout)
         if c.head != 'none':
             self.mask_emb = nn.Parameter(torch.rand(c.audio_dim if c.masking == 'input' else D))

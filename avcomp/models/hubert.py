@@ -38,8 +38,6 @@ class HubertConfig(Config):
     shared:str=''                               # merged projections: '', 'QKV', 'QK', 'QV', 'KV'
     pos_kernel:int=128                          # taps of the positional convolution
     pos_groups:int=16                           # its groups
-    head_dim:int=0 # d
-    feature_proj:bool=True # d
     mask_emb:bool=False                         # has a learned feature for masked frames
     head:str='none'                             # pre-training head: 'predict' or 'none'
     num_classes:int=504                         # clusters + 4, when there is a head
@@ -58,8 +56,7 @@ class HubertConfig(Config):
         check_choices(self, conv_norm=('group', 'layer'), norm_over=('dense', 'kept'), head=('predict', 'none'))
         if len({len(self.conv_dims), len(self.conv_kernels), len(self.conv_strides)}) > 1:
             raise ValueError(f"conv_dims, conv_kernels and conv_strides need one entry per block, got {self.conv_dims}, {self.conv_kernels}, {self.conv_strides}")
-        if not self.head_dim and self.embed_dim % self.num_heads: raise ValueError('embed_dim must be a multiple of num_heads')
-        for name in ('pos_groups',):
+        for name in ('num_heads', 'pos_groups'):
             if self.embed_dim % getattr(self, name): raise ValueError(f"embed_dim must be a multiple of {name}, got {self.embed_dim} and {getattr(self, name)}")
 
 @dataclass(frozen=True)
@@ -133,10 +130,10 @@ class Hubert(Model):
             size=lambda name, n: c.size(f'frontend.{name}', n))
         width = len(self.frontend.scale)
         self.feature_norm = DenseNorm(width, c.conv_dims[-1] if c.norm_over == 'dense' else width)
-        self.feature_gate, self.feature_proj = nn.Identity(), nn.Linear(width, D) if c.feature_proj else nn.Identity()
+        self.feature_gate, self.feature_proj = nn.Identity(), nn.Linear(width, D)
         if c.mask_emb: self.mask_emb = nn.Parameter(torch.rand(D))
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop, self.rel_positions(),
-            size=lambda name, n: c.size(f'encoder.{name}', n), num_heads=c.num_heads, head_dim=c.head_dim, ffn_dim=c.ffn_dim, shared=c.shared,
+            size=lambda name, n: c.size(f'encoder.{name}', n), num_heads=c.num_heads, ffn_dim=c.ffn_dim, shared=c.shared,
             attention_dropout=c.attention_dropout, activation_dropout=c.activation_dropout)
         if c.head == 'predict': self.final_proj, self.cluster_emb = nn.Linear(D, c.final_dim), nn.Parameter(torch.rand(c.num_classes, c.final_dim))
         self.ctc_head = nn.Linear(D, c.vocab_size) if c.vocab_size else None
