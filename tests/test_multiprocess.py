@@ -1,10 +1,12 @@
-"Two processes train as one does: `launch` through torchrun, on CPU with gloo."
+"Two processes train as one does, on one machine and on two: through torchrun, on CPU with gloo."
+import os, socket, subprocess
 from collections import Counter
 import pytest, torch
 from safetensors.torch import load_file
 from avcomp.data.clips import load_cuts
 from avcomp.models.checkpoints import load_model
-from avcomp.train.launch import Data, launch
+from avcomp.train.engine import finished
+from avcomp.train.launch import launch, torchrun_command
 from readme import root
 from toy import corpus, job, parts, weights
 
@@ -18,32 +20,83 @@ def in_root(monkeypatch):
     yield
     torch.set_num_threads(threads)
 
-def test_two_processes_equal_two_batches(corpus, parts, job, tmp_path):
-    """An update of two processes sees the batches of an update of one process that accumulates two. With accumulation each
-    batch is divided by its own count of frames, with processes by the mean count: equal if clips are equally long. Dropout of
-    units and modalities and gates draw by process, so there are none. Running statistics of batch norm are those of process 0: not compared."""
+def equal_lengths(corpus):
+    "Length that four clips or more have, and how many."
     frames, n = Counter(c.custom['num_frames'] for c in load_cuts(corpus, 'train')).most_common(1)[0]
     assert n >= 4
-    data, stage = Data(folder=str(corpus), min_frames=frames, max_frames=frames), dict(updates=4, max_frames=frames, noise_prob=0.5, modality_dropout=0.)
-    two = launch(job('distill', tmp_path/'two', stage, data=data, devices=2))
-    one = launch(job('distill', tmp_path/'one', stage | dict(accumulate=2), data=data))
+    return frames, n
+
+def check_same(one, two, start):
+    "The same weights, and moved. Running statistics of batch norm are those of process 0: not compared."
+    assert one.keys() == two.keys() == start.keys()
+    trained = [k for k in two if 'running' not in k and 'num_batches' not in k]
+    for k in trained: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=lambda m: f'{k}: {m}')
+    assert max((two[k] - start[k]).abs().max() for k in trained) > 1e-3      # they have moved
+
+@pytest.fixture
+def pair(corpus, parts, job):
+    """Jobs whose updates take two batches. One process divides each batch by its own count of frames, several by the
+    mean count: equal if clips are equally long. Batch norm sees a batch in either case."""
+    frames, n = equal_lengths(corpus)
+    stage = {'fit.updates': 4, 'fit.max_frames': frames, 'fit.batches': 2, 'task.modality_dropout': 0.}
+    data = {'min_frames': frames, 'max_frames': frames}
+    return n, lambda out, **run: job('distill', out, stage, data, **run)
+
+def test_two_processes_equal_one(pair, parts, tmp_path):
+    n, make = pair
+    jobs = make(tmp_path/'one'), make(tmp_path/'two', devices=2)
+    assert jobs[0].id == jobs[1].id                                          # how it runs is no part of what it is
+    one, two = map(launch, jobs)
     assert two['clips'] == one['clips'] and one['clips']['train']['kept'] == n
-    a, b, start = weights(tmp_path/'two'), weights(tmp_path/'one'), load_file(parts/'student'/'model.safetensors')
-    assert a.keys() == b.keys() == start.keys()
-    trained = [k for k in b if 'running' not in k and 'num_batches' not in k]
-    for k in trained: torch.testing.assert_close(a[k], b[k], rtol=0, atol=1e-5, msg=lambda m: f'{k}: {m}')
-    assert max((b[k] - start[k]).abs().max() for k in trained) > 1e-3      # they have moved
+    check_same(weights(tmp_path/'one'), weights(tmp_path/'two'), load_file(parts/'student'/'model.safetensors'))
+
+def test_two_nodes_equal_one(pair, parts, tmp_path):
+    "Two nodes of one process each, on loopback, started by the command that `launch` prints."
+    _, make = pair
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        endpoint = f'127.0.0.1:{s.getsockname()[1]}'
+    two = make(tmp_path/'two', nodes=2, launcher='torchrun', endpoint=endpoint)
+    two.save(tmp_path/'two'/'job.json')
+    command = torchrun_command(two, endpoint)
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        report = launch(two)
+        told, _ = other.communicate(timeout=120)
+    finally: other.kill()
+    assert other.returncode == 0, told
+    assert report == finished(two)
+    launch(make(tmp_path/'one'))
+    check_same(weights(tmp_path/'one'), weights(tmp_path/'two'), load_file(parts/'student'/'model.safetensors'))
 
 def test_gates_in_two_processes(job, tmp_path, capfd):
     "Joint distillation and pruning; one process writes, the model is whole, and the job is skipped afterwards."
-    two = job('joint', tmp_path/'two', dict(updates=4), devices=2, checkpoint_every=2)
+    two = job('pruning', tmp_path/'two', {'fit.updates': 4, 'fit.batches': 2}, devices=2, checkpoint_every=2)
     report = launch(two)
-    assert sorted(p.name for p in (tmp_path/'two').iterdir()) == ['history.json', 'job.json', 'maps.safetensors', 'model', 'report.json', 'tensorboard']
+    left = ['history.json', 'job.json', 'maps.safetensors', 'model', 'report.json', 'tensorboard']
+    assert sorted(p.name for p in (tmp_path/'two').iterdir()) == left
     assert len(list((tmp_path/'two'/'tensorboard').glob('events*'))) == 1
-    assert sum(p.numel() for p in load_model(tmp_path/'two'/'model').parameters()) == report['params'][1]
-    assert '4/4' in capfd.readouterr().out                                  # the progress of the processes comes through
+    params = sum(p.numel() for p in load_model(tmp_path/'two'/'model').parameters())
+    assert params == report['methods']['gates']['params'][1]
+    assert '4/4' in capfd.readouterr().out                                # the progress of the processes comes through
     assert launch(two) == report and 'skipped' in capfd.readouterr().out
 
 def test_failure_in_a_process_is_told(job, tmp_path):
-    with pytest.raises(RuntimeError, match='cannot be reached'): launch(job('joint', tmp_path/'two', dict(target_sparsity=0.95), devices=2))
+    out_of_reach = job('pruning', tmp_path/'two', {'methods.gates.target': 0.95, 'fit.batches': 2}, devices=2)
+    with pytest.raises(RuntimeError, match='cannot be reached'): launch(out_of_reach)
     assert not (tmp_path/'two'/'report.json').exists()
+
+def test_batches_that_cannot_be_shared(job, tmp_path):
+    with pytest.raises(ValueError, match='an update takes 3 batches, which 2 processes cannot share'):
+        job('pruning', tmp_path/'two', {'fit.batches': 3}, devices=2)
+
+def test_a_batch_system(job, tmp_path):
+    "submitit's local executor stands in for Slurm: two processes; the weights are those of two processes here."
+    stage = {'fit.updates': 4, 'fit.batches': 2}
+    slurm = dict(launcher='slurm', slurm=dict(cluster='local', hours=1, gpus=0))
+    submitted = job('distill', tmp_path/'submitted', stage, devices=2, **slurm)
+    here = job('distill', tmp_path/'here', stage, devices=2)
+    assert launch(submitted)['updates'] == launch(here)['updates'] == 4
+    a, b = weights(tmp_path/'submitted'), weights(tmp_path/'here')
+    assert all(torch.equal(a[k], b[k]) for k in b)
+    assert list((tmp_path/'submitted'/'slurm').glob('*_log.out'))

@@ -1,0 +1,98 @@
+"Every preset against the tables of the papers and of the codes behind them, regularisation included."
+import pytest
+from avcomp.settings import from_data, to_data
+from avcomp.train.presets.table import presets
+
+ADAM, SLOW = ((0.9, 0.999), 1e-8, 0.), ((0.9, 0.98), 1e-8, 0.)        # moments, epsilon, weight decay
+STUDENT = dict(dropout=0.1, attention_dropout=0.1, input_dropout=0.1)  # everything else: no dropout, whole gradients
+WRITER = dict(layerdrop=0.1, activation_dropout=0.1, decoder_dropout=0.1, decoder_activation_dropout=0.1)
+LEARNER = STUDENT | dict(layerdrop=0.05, frontend_grad=0.1)
+TUNED = dict(layerdrop=0.1, activation_dropout=0.1, frontend_grad=0.)
+
+# updates, frames of a batch, batches, clip, rate, moments, schedule, warm-up, regularisation
+AV_JOINT = (50_000, 4000, 4, 10., 2e-3, ADAM, 'linear', 15_000, STUDENT)
+JOINT = (50_000, 4000, 4, 10., 2e-4, ADAM, 'linear', 15_000, STUDENT)
+SECOND = (25_000, 4000, 4, 10., 1e-4, ADAM, 'linear', 5000, STUDENT)
+DEEP = (140_000, 1500, 12, 10., 2e-4, ADAM, 'linear', 50_000, STUDENT)
+FITS = {
+    'dp_avhubert_base': {
+        'pruning': AV_JOINT, 'merging': AV_JOINT, 'pruning+merging': AV_JOINT, 'distill': SECOND,
+        'finetune': (60_000, 1000, 8, None, 1e-3, SLOW, 'tri_stage', 20_000, WRITER),
+        'pretrain': (400_000, 1000, 32, 10., 5e-4, ((0.9, 0.98), 1e-6, 0.01), 'linear', 32_000, LEARNER)},
+    'dphubert_base': {
+        'pruning': JOINT, 'merging': JOINT, 'pruning+merging': JOINT, 'distill': SECOND,
+        'distilhubert': (75_000, 4000, 4, 10., 2e-4, ADAM, 'linear', 5250, STUDENT),
+        'finetune': (25_000, 5000, 8, None, 2e-5, SLOW, 'tri_stage', 8000, TUNED),
+        'pretrain': (400_000, 2200, 32, 10., 5e-4, ((0.9, 0.98), 1e-6, 0.01), 'linear', 32_000, LEARNER)},
+}
+FITS['dpwavlm_base_plus'] = FITS['dpwav2vec2_base'] = FITS['dphubert_base']
+FITS['dphubert_large'] = FITS['dphubert_base'] | {
+    'pruning': DEEP, 'merging': DEEP, 'pruning+merging': DEEP,
+    'distill': (70_000, 1500, 12, 10., 1e-4, ADAM, 'linear', 14_000, STUDENT),
+    'distilhubert': (210_000, 1500, 12, 10., 2e-4, ADAM, 'linear', 14_700, STUDENT)}
+
+# sparsity, updates until it is asked for, rate of gates; updates between merges
+AV_GATES, GATES, MERGE = (0.7, 10_000, 2e-2), (0.75, 5000, 2e-2), 2500
+# weights of L1 and cosine, groups of layers
+BASE_LAYERS, LARGE_LAYERS = ((0,), (4, 8, 12)), ((0,), (4, 8, 12, 16, 20, 24))
+TERMS = {
+    ('dp_avhubert_base', 'pruning'): (0.1, 1., BASE_LAYERS),
+    ('dp_avhubert_base', 'pruning+merging'): (0.1, 1., BASE_LAYERS),
+    ('dphubert_large', 'distilhubert'): (1., 1., ((8, 16, 24),)),
+}
+
+def rows(kinds):
+    "Preset, stage name and stage, of the presets that have published settings."
+    found = [(name, which, stage) for name in FITS for which, stage in presets()[name].items()]
+    return [row for row in found if row[2].task.kind in kinds]
+
+def test_no_preset_is_left_out():
+    small = {name for name in presets() if name.endswith('_tiny') or name.startswith('smoke')}
+    assert small | set(FITS) == set(presets())
+    assert all(set(FITS[name]) == set(presets()[name]) for name in FITS)
+
+@pytest.mark.parametrize('name, which, stage', rows(('distill', 'finetune', 'pretrain')))
+def test_fit_and_regularisation(name, which, stage):
+    fit, adam = stage.fit, stage.fit.optimizer
+    asked = to_data(stage.task.regularisation)
+    neutral = dict.fromkeys(asked, 0.) | {'frontend_grad': 1.}
+    moments = (adam.betas, adam.eps, adam.weight_decay)
+    schedule = (fit.schedule.kind, fit.schedule.warmup)
+    found = (fit.updates, fit.max_frames, fit.batches, fit.clip_norm, adam.lr, moments, *schedule)
+    assert found == FITS[name][which][:-1] and (fit.precision, fit.unit) == ('16-mixed', 'update')
+    assert asked == neutral | FITS[name][which][-1]
+    assert from_data(None, to_data(stage)) == stage
+
+@pytest.mark.parametrize('name, which, stage', rows(('distill',)))
+def test_terms_and_methods(name, which, stage):
+    term, = stage.task.terms
+    layers = LARGE_LAYERS if name == 'dphubert_large' else BASE_LAYERS
+    single = (1., 1., ((4, 8, 12),)) if which == 'distilhubert' else (1., 1., layers)
+    assert (term.l1, term.cos, term.groups) == TERMS.get((name, which), single)
+    how = ('predlayer', 'log_sig') if which == 'distilhubert' else ('layer2layer', 'raw')
+    assert (term.mode, term.cos_type) == how
+    methods = {m.kind: m for m in stage.methods}
+    assert set(methods) == {k for k, w in (('gates', 'pruning'), ('merge', 'merging')) if w in which}
+    if gates := methods.get('gates'):
+        assert gates.units == ('conv', 'head', 'ffn') and gates.multiples == ()
+        assert (gates.target, gates.warmup, gates.lr) == (AV_GATES if name == 'dp_avhubert_base' else GATES)
+    if merge := methods.get('merge'): assert (merge.projections, merge.step, merge.warmup) == ('QKV', MERGE, 0)
+
+def test_views():
+    "Noise at 0 dB on a quarter of the clips, and a crop, where there is a picture; nothing for DPHuBERT."
+    for name, which, stage in rows(('distill', 'finetune')):
+        views = {v.kind: v for v in stage.views}
+        if name != 'dp_avhubert_base': assert not views
+        else:
+            assert (views['noise'].prob, views['noise'].snr_db) == (0.25, 0.)
+            assert (views['crop'].size, views['crop'].flip) == (88, 0.5)
+
+def test_writing():
+    "Label smoothing, frozen updates, masks."
+    av, audio = (presets()[name]['finetune'].task for name in ('dp_avhubert_base', 'dphubert_base'))
+    assert (av.label_smoothing, av.freeze_updates, av.ctc_weight) == (0.1, 48_000, 0.)
+    assert av.mask_time[0] == av.mask_channels[0] == 0.
+    assert (audio.freeze_updates, audio.ctc_weight) == (10_000, 1.)
+    assert (audio.mask_time, audio.mask_channels) == ((0.75, 10), (0.5, 64))
+    masks = presets()['dp_avhubert_base']['pretrain'].task
+    assert (masks.mask_audio, masks.mask_video, masks.modality_dropout) == ((0.8, 10), (0.3, 5), 0.5)
