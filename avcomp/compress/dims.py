@@ -32,6 +32,7 @@ class Row:
         names = [name for name, _ in self.axes if name] + ([self.present] if self.present else [])
         return tuple(sorted(names)), prod(block for _, block in self.axes)
 
+# %% ../../nbs/compress/01_dims.ipynb #53b12abd
 @dataclass(frozen=True)
 class Table:
     "All that a model states about its dimensions."
@@ -63,6 +64,7 @@ class StatesDims(Protocol):
 class Gated(nn.Module):
     "Base of what may sit in a gate point; its parameters belong to no model."
 
+# %% ../../nbs/compress/01_dims.ipynb #62002dae
 def full_name(
     prefix:str,   # path of the module that states the name, with a dot at its end; '' for the model itself
     name:str,     # local name, or '/name'
@@ -103,6 +105,7 @@ def weight_row(
     present = full_name(prefix, s.present) if s.present else None
     return Row(path, axes, s.positions, present, path, isinstance(tensors[path], nn.Parameter))
 
+# %% ../../nbs/compress/01_dims.ipynb #82b6b09a
 def product_row(
     prefix:str,   # path of the module that states it, with a dot at its end
     s:Product,    # what it states
@@ -113,6 +116,7 @@ def product_row(
     axes = tuple(full_axis(prefix, a, dims) for a in s.axes)
     return Row(None, axes, s.positions, present, present or prefix, False)
 
+# %% ../../nbs/compress/01_dims.ipynb #1fe9d935
 def full_gate(
     prefix:str,     # path of the module that states it, with a dot at its end
     s:GatePoint,    # what it states
@@ -182,6 +186,7 @@ def check_parts(
         raise ValueError(f"the model has no part {', '.join(map(repr, wrong))}: a part is the start of a tensor's "
                          f"name; at the top level there are {', '.join(table.parts())}")
 
+# %% ../../nbs/compress/01_dims.ipynb #a8aab78a
 def size_polynomial(
     table:Table,           # from `collect`
     frames:int|None=None,  # None: parameters; a number: multiply-accumulates of a clip of so many frames

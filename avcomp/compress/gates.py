@@ -21,6 +21,7 @@ def along_axis(
     "Shape a vector so that it multiplies one axis of an `ndim`-dimensional tensor."
     return z.view([-1 if i == axis % ndim else 1 for i in range(ndim)])
 
+# %% ../../nbs/compress/02b_gates.ipynb #e9dcdd3c
 class Gate(Gated):
     "What sits in a gate point: multiplies one axis of an activation by the gate's values."
     def __init__(self,
@@ -110,6 +111,7 @@ def share_removed(
         raise ValueError("sparsity is a share of parameters or of multiply-accumulates, and this part has none")
     return 1 - size/dense
 
+# %% ../../nbs/compress/02b_gates.ipynb #2cf10866
 class Gates(GateSet):
     "The gates of a model, and the sizes they imply."
     def polynomial(self, frames:int|None=None, prefixes:tuple=('',), merged:str|None=None)->Polynomial:
@@ -173,6 +175,7 @@ def check_units(
             raise ValueError(f"{setting} names units {wrong}; units are {known}")
     return units
 
+# %% ../../nbs/compress/02b_gates.ipynb #0e752670
 def gates_of(
     model:nn.Module,   # with gates
     merged:str='',     # projections that will be merged: sizes count them as one
@@ -184,7 +187,7 @@ def gates_of(
     if not sources: raise ValueError("the model has no gates; put some on with gate_")
     return Gates(table, {name: sources[name] for name in table.dims if name in sources}, merged)
 
-# %% ../../nbs/compress/02b_gates.ipynb #0e752670
+# %% ../../nbs/compress/02b_gates.ipynb #2388242d
 def gate_(
     model:nn.Module,                       # any model whose modules state `dims()`
     units:tuple=('conv', 'head', 'ffn'),   # which dimensions get gates
@@ -214,6 +217,7 @@ def gate_(
         model.set_submodule(g.point, gate.train(model.training))
     return gates_of(model, merged)
 
+# %% ../../nbs/compress/02b_gates.ipynb #a4893c40
 def drop_gates_(
     model:nn.Module,   # model with or without gates
 ):

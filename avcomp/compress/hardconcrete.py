@@ -21,6 +21,7 @@ def open_prob(
     "Probability that each gate is open (Louizos et al. 2018, section 2.2)."
     return torch.sigmoid(log_alpha.double() - BETA*math.log(-GAMMA/ZETA))
 
+# %% ../../nbs/compress/02_hardconcrete.ipynb #f1814660
 def sample_gates(
     log_alpha:Tensor,                       # gate logits, any shape
     generator:torch.Generator|None=None,    # None = PyTorch's own

@@ -26,6 +26,7 @@ class MergeReport:
     spread:float  # largest |W - mean W| among merged weights and biases before the call
     params:tuple  # parameters of the model before, after
 
+# %% ../../nbs/compress/04_merging.ipynb #2e1a8d02
 def mergeable(
     model:nn.Module,   # any model whose modules state `Projections`
     kind:str,          # 'QKV', 'QK', 'QV' or 'KV'
@@ -40,6 +41,7 @@ def mergeable(
                          "or all attention was pruned away")
     return found
 
+# %% ../../nbs/compress/04_merging.ipynb #77f731d1
 def merge_(
     model:nn.Module,          # any model whose modules state `Projections`
     kind:str='QKV',           # 'QKV', 'QK', 'QV' or 'KV'
@@ -107,6 +109,7 @@ class Merging(Method):
         mergeable(model, self.projections)
         return MergingRun(model, self)
 
+# %% ../../nbs/compress/04_merging.ipynb #5571dd34
 class MergingRun(Running):
     "Merges in a training run."
     def __init__(self,

@@ -73,6 +73,7 @@ class Method:
         "Begin to work on a model."
         raise NotImplementedError(f"{type(self).__name__} has no `attach`; return the Running that carries it out")
 
+# %% ../../nbs/compress/00_method.ipynb #fca4d12f
 def attach_methods(
     methods:tuple,     # of `Method`
     model:nn.Module,   # to train; changed in place

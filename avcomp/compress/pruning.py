@@ -55,6 +55,7 @@ def check_masks(
             raise ValueError(f"mask values are >= 0 and finite, 0 where an entry goes; got {z.min():g} to {z.max():g} "
                              f"for {name}")
 
+# %% ../../nbs/compress/03_pruning.ipynb #e65030b1
 def folded(
     model:nn.Module,        # with or without gates
     table:Table,            # its dimensions
@@ -127,6 +128,7 @@ class Gating(Method):
         "Put gates on a model."
         return GatedRun(model, self, seed, ''.join(other.projections for other in others))
 
+# %% ../../nbs/compress/03_pruning.ipynb #5eca64a3
 class GatedRun(Running):
     "Gates and multipliers in a training run."
     def __init__(self,

@@ -37,6 +37,7 @@ def keep_entries(
     rows = (index[:, None]*block + torch.arange(block, device=index.device)).flatten()
     return tensor.index_select(axis, rows.to(tensor.device))
 
+# %% ../../nbs/compress/01b_slicing.ipynb #b414777a
 def check_keep(
     table:Table,   # from `collect`
     keep:dict,     # dimension name -> (k,) int64 entries to keep
