@@ -30,6 +30,7 @@ def _told(state, config):
     told['feature_proj'] = 'feature_proj.weight' in state or not same_width
     return told
 
+# %% ../../../nbs/models/formats/07_audio.ipynb #6d438fd4
 def audio_checkpoint(
     config:HubertConfig,   # what the settings say
     found:dict,            # from `translate`; its tensors get what our models have besides

@@ -12,7 +12,7 @@ from ..avhubert import AVHubertConfig
 from ..avhubert_s2s import AVHubertS2SConfig
 from .checkpoint import Checkpoint, file_format
 from .fairseq import FAIRSEQ_NAMES, FAIRSEQ_REGULAR, FAIRSEQ_SHAPE, FINE_TUNED
-from .fairseq import fairseq_name, fairseq_settings, model_name
+from .fairseq import fairseq_name, fairseq_settings, model_name, task_object
 from .pickles import Inert
 from .tables import below, measured_head_dim, settings, translate
 
@@ -33,6 +33,8 @@ AVHUBERT_NAMES = {   # our path: theirs
     'fusion_proj': 'post_extract_proj',
     **FAIRSEQ_NAMES,
 }
+
+# %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #ea602497
 S2S_NAMES = below(AVHUBERT_NAMES, 'encoder.w2v_model', 'encoder') | {
     'decoder.layers.N.attn_norm': 'decoder.layers.N.self_attn_layer_norm',
     'decoder.layers.N.cross_norm': 'decoder.layers.N.encoder_attn_layer_norm',
@@ -57,6 +59,8 @@ DECODER = dict(
     attention_dropout=('decoder_attention_dropout', 0.),
     activation_dropout=('decoder_activation_dropout', 0.),
 )
+
+# %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #8786b7ce
 ONLY_ENCODER = dict(activation_fn='gelu', sub_encoder_layers=0, sim_type='cosine')   # what has one value that we have
 ACTIVATIONS = 'prelu', 'relu'   # of the ResNet
 ONLY_DECODER = dict(
@@ -67,7 +71,7 @@ ONLY_DECODER = dict(
     no_token_positional_embeddings=False,
 )
 
-# %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #8786b7ce
+# %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #afd7e6d9
 def _head(state, prefix):
     "The pre-training head that a file holds; one without `final_proj` is kept, so that nothing is lost."
     if f'{prefix}cluster_emb' not in state: return dict(head='none')
@@ -75,6 +79,7 @@ def _head(state, prefix):
     head = 'predict' if f'{prefix}final_proj.weight' in state else 'stored'
     return dict(head=head, num_classes=num_classes, final_dim=final_dim)
 
+# %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #d51db402
 def _encoder_config(given, state, regular, prefix=''):
     "The config of an encoder whose tensors lie below a prefix; `regular` are its dropouts."
     def size(name, axis): return state[prefix+name].shape[axis]
@@ -94,11 +99,12 @@ def _encoder_config(given, state, regular, prefix=''):
 # %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #1ed35010
 def _tokenizer(content):
     "The SentencePiece model in the state of a task, or None."
-    tokenizer = (content.get('task_state') or {}).get('s2s_tokenizer')
+    tokenizer = task_object(content, 's2s_tokenizer')
     if not isinstance(tokenizer, Inert): return None
     state = tokenizer.state['sp'].state
     return state if isinstance(state, bytes) else state['model_proto']
 
+# %% ../../../nbs/models/formats/06_fairseq_avhubert.ipynb #e27f77b1
 def _read_s2s(given, content):
     "The fine-tuned model."
     found = translate(content['model'], S2S_NAMES, S2S_UNUSED)
