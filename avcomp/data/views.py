@@ -95,6 +95,7 @@ def pick(
     "The item at a fraction of a list."
     return items[int(u*len(items))]
 
+# %% ../../nbs/data/05b_views.ipynb #45782ba8
 @kind('noise')
 @dataclass(frozen=True)
 class Noise(View):
@@ -122,7 +123,12 @@ class Noise(View):
         low, high = self.snr_db if isinstance(self.snr_db, tuple) else (self.snr_db, self.snr_db)
         return pick(pick(pools, u_kind), u_cut), u_start, low + int(u_snr*(high - low + 1))
 
-    def mixed(self, pools, item, generator):
+    def mixed(self,
+        pools:list,            # recordings of each kind, from `noise_pools`
+        item:dict,             # a clip with `wav`
+        generator:Generator,   # of the clip
+    )->dict:                   # the clip with `wav` (N,) float32
+        "Mix the chosen noise in."
         if (chosen := self.choose(pools, generator)) is None: return item
         noise = read_noise(chosen[0])
         return item | {'wav': mix(item['wav'], noise, chosen[2], int(chosen[1]*len(noise)))}
