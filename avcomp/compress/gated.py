@@ -8,22 +8,28 @@ __all__ = ['load_gated']
 # %% ../../nbs/compress/09_gated.ipynb #b1aa3971
 from pathlib import Path
 from .dims import collect
-from .pruning import gate_
+from .pruning import Gates, gate_
 from ..models.checkpoints import build_model, read_checkpoint
+from ..models.contract import Model
 
 # %% ../../nbs/compress/09_gated.ipynb #909857cd
+def _gated_units(model, logits, path):
+    "The units that have gates; an error that names the dimensions whose gates do not fit."
+    dims, got = collect(model).dims, {name: len(values) for name, values in logits.items()}
+    units = {dims[name].unit for name in got if name in dims}
+    want = {name: d.size for name, d in dims.items() if d.unit in units and d.size}
+    wrong = sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name))
+    if not wrong: return tuple(units)
+    faults = '; '.join(f'{n} has {want.get(n, 0)} entries and {got.get(n, 0)} gates' for n in wrong[:4])
+    raise ValueError(f"the gates in {path} do not fit its model: {faults}")
+
 def load_gated(
     path:str|Path,   # file of a model with gates, such as DPHuBERT's .pth
-)->tuple:            # the model in eval mode, its `Gates`
+)->tuple[Model, Gates]:   # the model in eval mode, and its gates
     "Open a checkpoint whose model still has its gates."
     found = read_checkpoint(path)
     if not found.logits: raise ValueError(f"the model in {path} has no gates; open it with load_model")
     model = build_model(found, path)
-    dims, got = collect(model).dims, {name: len(logits) for name, logits in found.logits.items()}
-    units = {dims[name].unit for name in got if name in dims}
-    want = {name: d.size for name, d in dims.items() if d.unit in units and d.size}
-    if wrong := sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name)):
-        raise ValueError(f"the gates in {path} do not fit its model: {'; '.join(f'{n} has {want.get(n, 0)} entries and {got.get(n, 0)} gates' for n in wrong[:4])}")
-    gates = gate_(model, tuple(units))
+    gates = gate_(model, _gated_units(model, found.logits, path))
     for name, gate in gates.gates.items(): gate.log_alpha.data.copy_(found.logits[name])
     return model, gates

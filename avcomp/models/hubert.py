@@ -15,8 +15,8 @@ from ..core import Config, GatePoint, Weight, check_choices, register_family
 from .attention import RelPositions
 from .avhubert import AVHubert
 from .contract import AVHUBERT_VOCAB, Model, Output
-from .decoder import ctc_search
 from .encoder import Encoder, scale_grad
+from .search import recognise
 from .waveform import DenseNorm, WaveFrontend
 
 # %% ../../nbs/models/05_hubert.ipynb #c1d4a246
@@ -193,10 +193,7 @@ class Hubert(Model):
         nbest:int=1,                   # hypotheses per clip, 1 to `beam_size`
     )->list:                           # per clip, its `Hypothesis` list, best first
         "Find the most probable texts by CTC search."
-        if not 1 <= nbest <= beam_size: raise ValueError(f"expected 1 <= nbest <= beam_size, got {nbest=} and {beam_size=}")
-        out = self.encode(wav, lengths)
-        logp, mask = self.ctc_log_probs(out).cpu(), None if out.padding_mask is None else out.padding_mask.cpu()
-        return [ctc_search(row if mask is None else row[~mask[i]], beam_size, nbest) for i, row in enumerate(logp)]
+        return recognise(self, self.encode(wav, lengths), beam_size, nbest=nbest)
 
 @register_family('wav2vec2', Wav2Vec2Config)
 class Wav2Vec2(Hubert):
