@@ -96,11 +96,13 @@ def load_sound(
     wav, frames = read_source(cut), cut.custom['num_frames']
     if len(wav) < MIN_SAMPLES:
         raise ValueError(f"clip {cut.id!r}: {len(wav)} samples are less than one frame of features "
-                         f"({MIN_SAMPLES} samples); leave the clip out, with `filter_cuts` or a higher min_frames")
+                         f"({MIN_SAMPLES} samples); leave the clip out, "
+                         f"with `filter_cuts` or a higher min_frames")
     if problem := length_mismatch(len(wav), frames):
         if not cut.custom['video']:
             found = sound_frames(len(wav), SAMPLE_RATE)
-            problem = (f"the manifest says {frames} frames of sound, the file has {found}; make the file or the manifest again")
+            problem = (f"the manifest says {frames} frames of sound, the file has {found}; "
+                       f"make the file or the manifest again")
         raise ValueError(f"clip {cut.id!r}: {problem}")
     return wav
 
