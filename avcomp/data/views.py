@@ -7,6 +7,7 @@ __all__ = ['STREAMS', 'View', 'Crop', 'noise_pools', 'pick', 'Noise', 'check_noi
            'marks', 'condition_views']
 
 # %% ../../nbs/data/05b_views.ipynb #a10e7c2e
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,11 +73,11 @@ class Crop(View):
 def noise_pools(
     noises:dict|None,       # kind -> lhotse cuts of recordings; None = none at hand
     kinds:tuple=(),         # kinds that are wanted; () = 'all' where there is such a kind, else every kind
-)->list[list]:              # recordings of each kind, at least one kind and one recording of each
+)->list[list]:              # recordings of each kind, at least one of each; [] where there is no noise at all
     "Recordings to choose from, kind by kind."
     noises = noises or {}
     wanted = kinds or (('all',) if 'all' in noises else tuple(noises))
-    if not wanted: raise ValueError("noise needs recordings, got none; give the data some or leave the noise out")
+    if not wanted: warnings.warn("there are no recordings of noise, so all clips stay clean; give the data some")
     if missing := sorted(set(wanted) - set(noises)):
         raise ValueError(f"noise needs recordings of {', '.join(map(repr, missing))}, there are {sorted(noises)}; "
                          "add these or leave the kind out")
@@ -94,6 +95,7 @@ def pick(
     "The item at a fraction of a list."
     return items[int(u*len(items))]
 
+# %% ../../nbs/data/05b_views.ipynb #45782ba8
 @kind('noise')
 @dataclass(frozen=True)
 class Noise(View):
@@ -117,11 +119,16 @@ class Noise(View):
     )->tuple|None:             # (recording, start as a fraction of it, SNR in dB); None = stay clean
         "The noise of one clip, without reading it."
         u_mix, u_kind, u_cut, u_start, u_snr = torch.rand(5, dtype=torch.float64, generator=generator).tolist()
-        if u_mix >= self.prob: return None
+        if u_mix >= self.prob or not pools: return None
         low, high = self.snr_db if isinstance(self.snr_db, tuple) else (self.snr_db, self.snr_db)
         return pick(pick(pools, u_kind), u_cut), u_start, low + int(u_snr*(high - low + 1))
 
-    def mixed(self, pools, item, generator):
+    def mixed(self,
+        pools:list,            # recordings of each kind, from `noise_pools`
+        item:dict,             # a clip with `wav`
+        generator:Generator,   # of the clip
+    )->dict:                   # the clip with `wav` (N,) float32
+        "Mix the chosen noise in."
         if (chosen := self.choose(pools, generator)) is None: return item
         noise = read_noise(chosen[0])
         return item | {'wav': mix(item['wav'], noise, chosen[2], int(chosen[1]*len(noise)))}
