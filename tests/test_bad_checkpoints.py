@@ -1,4 +1,4 @@
-"Checkpoints of other people's formats that are cut short, incomplete, of another family or hostile end in an error that names the fault."
+"Checkpoints that are cut short, incomplete, of another family or hostile end in an error that names the fault."
 import json, os, shutil
 from pathlib import Path
 import pytest, torch
@@ -6,8 +6,11 @@ from safetensors.torch import load_file, save_file
 from avcomp.models.checkpoints import load_model
 
 GOLDEN = Path(__file__).parent/'golden'
-FILES = {'fairseq': (GOLDEN/'hubert/fairseq_base/checkpoint.pt', 'model'), 'dphubert dense': (GOLDEN/'dphubert/wavlm/unpruned.pth', 'state_dict'),
-         'dphubert pruned': (GOLDEN/'dphubert/hubert_emptied_branches/pruned.pth', 'state_dict')}
+FILES = {
+    'fairseq': (GOLDEN/'hubert/fairseq_base/checkpoint.pt', 'model'),
+    'dphubert dense': (GOLDEN/'dphubert/wavlm/unpruned.pth', 'state_dict'),
+    'dphubert pruned': (GOLDEN/'dphubert/hubert_emptied_branches/pruned.pth', 'state_dict'),
+}
 
 def hf_folder(to, kind, change=lambda weights: None, config={}):
     "A Hugging Face folder with its weights in one of three ways, and something changed."
@@ -20,17 +23,21 @@ def hf_folder(to, kind, change=lambda weights: None, config={}):
         names = sorted(weights)
         parts = {f'model-{i}.safetensors': names[i::2] for i in range(2)}
         for file, keys in parts.items(): save_file({k: weights[k] for k in keys}, to/file)
-        (to/'model.safetensors.index.json').write_text(json.dumps({'weight_map': {k: f for f, keys in parts.items() for k in keys}}))
+        where = {k: f for f, keys in parts.items() for k in keys}
+        (to/'model.safetensors.index.json').write_text(json.dumps({'weight_map': where}))
     elif kind == 'pytorch_model.bin': torch.save(weights, to/kind)
     else: save_file(weights, to/kind)
     return to
 
 KINDS = 'model.safetensors', 'pytorch_model.bin', 'sharded'
 CHANGES = {   # what is done to the weights, what the error says
-    'missing': (lambda w: w.pop('encoder.layers.1.feed_forward.output_dense.bias'), r'1 missing \(encoder.layers.1.fc2.bias\)'),
+    'missing': (lambda w: w.pop('encoder.layers.1.feed_forward.output_dense.bias'),
+                r'1 missing \(encoder.layers.1.fc2.bias\)'),
     'too many': (lambda w: w.update(stranger=torch.ones(2)), r'1 unexpected \(stranger\)'),
-    'shape': (lambda w: w.update({'encoder.layer_norm.bias': torch.ones(5)}), r'encoder.layer_norm.bias: expected \(32,\), got \(5,\)'),
-    'twice': (lambda w: w.update({'encoder.pos_conv_embed.conv.weight_g': torch.ones(1, 1, 32)}), 'two tensors for encoder.pos_conv.weight_g'),
+    'shape': (lambda w: w.update({'encoder.layer_norm.bias': torch.ones(5)}),
+              r'encoder.layer_norm.bias: expected \(32,\), got \(5,\)'),
+    'twice': (lambda w: w.update({'encoder.pos_conv_embed.conv.weight_g': torch.ones(1, 1, 32)}),
+              'two tensors for encoder.pos_conv.weight_g'),
 }
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name', CHANGES)
@@ -48,13 +55,22 @@ def test_cut_off_folder(tmp_path, kind):
         file.write_bytes(data[:n])
         with pytest.raises(ValueError, match='cut short'): load_model(folder)
     file.unlink()
-    with pytest.raises(ValueError, match='has no model-1.safetensors' if kind == 'sharded' else 'has no weights'): load_model(folder)
+    told = 'has no model-1.safetensors' if kind == 'sharded' else 'has no weights'
+    with pytest.raises(ValueError, match=told): load_model(folder)
 
 OTHERS = {   # settings of config.json, what the error says
-    'another family': (dict(model_type='bert'), "type 'bert'; avcomp reads"), 'no family': (dict(model_type=None), 'type None'),
-    'adapter': (dict(add_adapter=True), 'add_adapter.*not supported'), 'activation': (dict(hidden_act='relu'), "'hidden_act': 'relu'"),
-    'width': (dict(intermediate_size=100), r'expected \(100, 32\), got \(96, 32\)'), 'heads': (dict(num_attention_heads=5), 'multiple of num_heads'),
-    'norm': (dict(feat_extract_norm='batch'), "conv_norm is one of .*'batch'"), 'blocks': (dict(conv_stride=[5, 2]), 'one entry per block'),
+    'another family': (dict(model_type='bert'), "type 'bert'; avcomp reads"),
+    'no family': (dict(model_type=None), 'type None'),
+    'adapter': (dict(add_adapter=True), 'add_adapter.*not supported'),
+    'activation': (dict(hidden_act='relu'), "'hidden_act': 'relu'"),
+    'width': (dict(intermediate_size=100), r'expected \(100, 32\), got \(96, 32\)'),
+    'heads': (dict(num_attention_heads=5), 'multiple of num_heads'),
+    'norm': (dict(feat_extract_norm='batch'), "conv_norm is one of .*'batch'"),
+    'blocks': (dict(conv_stride=[5, 2]), 'one entry per block'),
+    'text for a number': (dict(hidden_size='32'), "hf/config.json has hidden_size='32' of type str; expected type int"),
+    'number for a flag': (dict(conv_bias=1), 'conv_bias=1 of type int; expected type bool'),
+    'nothing': (dict(hidden_dropout=None), 'hidden_dropout=None of type NoneType; expected type float'),
+    'text in a list': (dict(conv_dim=[16]*6 + ['24']), r"conv_dim=\[16, .*'24'\] of type list"),
 }
 @pytest.mark.parametrize('name', OTHERS)
 def test_settings_that_do_not_fit(tmp_path, name):
@@ -63,7 +79,11 @@ def test_settings_that_do_not_fit(tmp_path, name):
 
 def test_config_that_is_none(tmp_path):
     folder = hf_folder(tmp_path/'hf', 'model.safetensors')
-    for text, told in (('{"a": 1}', 'no format that is known here'), ('[1]', 'expected a JSON object'), ('{"model_ty', 'cannot read')):
+    for text, told in (
+        ('{"a": 1}', 'no format that is known here'),
+        ('[1]', 'expected a JSON object'),
+        ('{"model_ty', 'cannot read'),
+    ):
         (folder/'config.json').write_text(text)
         with pytest.raises(ValueError, match=told): load_model(folder)
     with pytest.raises(ValueError, match='pass the folder'): load_model(folder/'model.safetensors')
@@ -82,14 +102,21 @@ def test_files(tmp_path, name):
         torch.save(content, file)
         return file
     some = next(k for k in torch.load(source, weights_only=True)[entry] if 'out_proj.weight' in k)
-    for f, told in ((lambda c, w: w.pop(some), '1 missing'), (lambda c, w: w.update(stranger=torch.ones(1)), r'1 unexpected \(stranger\)'),
-                    (lambda c, w: w.update({some: torch.ones(2, 2)}), 'got \\(2, 2\\)'), (lambda c, w: c.pop(entry), 'no format that is known here')):
+    def refused(f, told):
         with pytest.raises(ValueError, match=told): load_model(changed(f))
+    refused(lambda c, w: w.pop(some), '1 missing')
+    refused(lambda c, w: w.update(stranger=torch.ones(1)), r'1 unexpected \(stranger\)')
+    refused(lambda c, w: w.update({some: torch.ones(2, 2)}), r'got \(2, 2\)')
+    refused(lambda c, w: c.pop(entry), 'no format that is known here')
     if name == 'fairseq':
-        with pytest.raises(ValueError, match="fairseq calls 'transformer_lm'"): load_model(changed(lambda c, w: c['cfg']['model'].update(_name='transformer_lm')))
-        with pytest.raises(ValueError, match='cannot read the convolutions'): load_model(changed(lambda c, w: c['cfg']['model'].update(conv_feature_layers='exit()')))
+        refused(lambda c, w: c['cfg']['model'].update(_name='transformer_lm'), "fairseq calls 'transformer_lm'")
+        refused(lambda c, w: c['cfg']['model'].update(conv_feature_layers='exit()'), 'cannot read the convolutions')
+        told = f"{file.name}.*encoder_layers='2' of type str"
+        refused(lambda c, w: c['cfg']['model'].update(encoder_layers='2'), told)
     else:
-        with pytest.raises(ValueError, match=r"without \['encoder_embed_dim'\]"): load_model(changed(lambda c, w: c['config'].pop('encoder_embed_dim')))
+        refused(lambda c, w: c['config'].pop('encoder_embed_dim'), r"without \['encoder_embed_dim'\]")
+        told = f"{file.name}.*encoder_embed_dim='32' of type str"
+        refused(lambda c, w: c['config'].update(encoder_embed_dim='32'), told)
 
 class Evil:
     def __init__(self, mark): self.mark = mark
@@ -100,7 +127,8 @@ def test_pickle_that_wants_to_run(tmp_path, where):
     mark = tmp_path/'owned'
     if where in ('fairseq', 'dphubert'):
         path = tmp_path/'evil.pt'
-        torch.save({'model': {}, 'cfg': Evil(mark)} if where == 'fairseq' else {'state_dict': {}, 'config': Evil(mark)}, path)
+        evil = Evil(mark)
+        torch.save({'model': {}, 'cfg': evil} if where == 'fairseq' else {'state_dict': {}, 'config': evil}, path)
     else:
         path = hf_folder(tmp_path/'hf', 'pytorch_model.bin')
         torch.save({'weight': Evil(mark)}, path/'pytorch_model.bin')

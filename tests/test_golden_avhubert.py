@@ -1,22 +1,24 @@
-"AV-HuBERT checkpoints, hidden states, log-probabilities and beam search against numbers recorded from the reference (tests/golden/avhubert)."
+"AV-HuBERT checkpoints, states, log-probabilities and beam search against recorded numbers (tests/golden/avhubert)."
 import json, zlib
 from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors.torch import load_file
 from avcomp.data.tokens import Tokenizer, check_symbols
 from avcomp.models import checkpoints
-from avcomp.models.checkpoints import load_model, plain, read_pickle, save_model
+from avcomp.models.checkpoints import load_model, save_model
+from avcomp.models.formats.pickles import plain, read_pickle
 
 GOLDEN = Path(__file__).parent/'golden/avhubert'
-FILES = {case: sorted(p.name for p in (GOLDEN/case).glob('checkpoint*.pt')) for case in ('pretrain_concat_prenorm', 'pretrain_add_postnorm', 'loading_variants')}
+CASES = 'pretrain_concat_prenorm', 'pretrain_add_postnorm', 'loading_variants'
+FILES = {case: sorted(p.name for p in (GOLDEN/case).glob('checkpoint*.pt')) for case in CASES}
 INPUTS = {'av': ('audio', 'video'), 'a': ('audio',), 'v': ('video',)}
 CLOSE = dict(rtol=1e-4, atol=2e-5)
 
 def read(case):
     "Recorded tensors, with clips in our layout: audio (B, T, 104), video (B, T, 88, 88), padding_mask bool."
     io = load_file(GOLDEN/case/'io.safetensors')
-    clips = dict(audio=io['audio'].transpose(1, 2), video=io['video'][:, 0].float(), padding_mask=io['padding_mask'].bool())
-    return io, clips
+    audio, video = io['audio'].transpose(1, 2), io['video'][:, 0].float()
+    return io, dict(audio=audio, video=video, padding_mask=io['padding_mask'].bool())
 
 def pick(clips, modalities, rows=slice(None), frames=None):
     return {k: v[rows, :frames] for k, v in clips.items() if k in INPUTS[modalities] or k == 'padding_mask'}
@@ -29,7 +31,8 @@ def test_pretrained(case, file):
     (io, clips), meta = read(case), json.loads((GOLDEN/case/'meta.json').read_text())
     model = load_model(GOLDEN/case/file)
     mask, config = clips['padding_mask'], model.config
-    assert not model.training and config.video_widths == tuple(meta['frontend_widths']) and config.num_classes == meta['num_classes']
+    assert not model.training
+    assert config.video_widths == tuple(meta['frontend_widths']) and config.num_classes == meta['num_classes']
     for modalities in INPUTS:
         out = model(**pick(clips, modalities))
         assert len(out.hidden_states) == config.num_layers+1
@@ -38,7 +41,8 @@ def test_pretrained(case, file):
         if modalities == 'av': valid_close(model.cluster_logits(out.last), io['av.pretrain_logits'], mask)
     valid_close(model.audio(clips['audio']), io['frontend.audio'].transpose(1, 2), mask)
     valid_close(model.video(clips['video'], mask), io['frontend.video'].transpose(1, 2), mask)
-    torch.testing.assert_close(model.video.pooled(clips['video'], mask), io['frontend.resnet'].transpose(1, 2)[~mask], **CLOSE)
+    pooled = io['frontend.resnet'].transpose(1, 2)[~mask]
+    torch.testing.assert_close(model.video.pooled(clips['video'], mask), pooled, **CLOSE)
     T = meta['lengths'][1]
     alone = model(audio=clips['audio'][1:, :T], video=clips['video'][1:, :T]).last
     torch.testing.assert_close(alone, io['av_single.final'], **CLOSE)
@@ -67,10 +71,14 @@ def test_teacher_forcing(s2s, expected, modalities):
     nll = -logp.gather(-1, target[..., None])[..., 0][target != 1].sum().item()
     assert nll == pytest.approx(expected['losses'][modalities]['nll_sum'], rel=1e-5)
 
-SEARCHES = {   # what the recording's limits and inputs were: video counts the frames of the padded batch, audio allows 104 tokens
-    'av': dict(modalities='av', max_len=104), 'a': dict(modalities='a', max_len=104), 'v': dict(modalities='v', max_len=9),
-    'v_lenpen0.5': dict(modalities='v', max_len=9, len_penalty=0.5), 'v_beam1': dict(modalities='v', max_len=9, beam_size=1),
-    'v_single_clip1': dict(modalities='v', rows=slice(1, 2), frames=6), 'v_first3frames_clip0': dict(modalities='v', rows=slice(0, 1), frames=3),
+SEARCHES = {   # limits and inputs as recorded: video counts the frames of the padded batch, audio allows 104 tokens
+    'av': dict(modalities='av', max_len=104),
+    'a': dict(modalities='a', max_len=104),
+    'v': dict(modalities='v', max_len=9),
+    'v_lenpen0.5': dict(modalities='v', max_len=9, len_penalty=0.5),
+    'v_beam1': dict(modalities='v', max_len=9, beam_size=1),
+    'v_single_clip1': dict(modalities='v', rows=slice(1, 2), frames=6),
+    'v_first3frames_clip0': dict(modalities='v', rows=slice(0, 1), frames=3),
 }
 @pytest.mark.parametrize('name', SEARCHES)
 def test_beam_search(s2s, expected, name):
@@ -108,14 +116,16 @@ def make_weights(shapes, seed):
         elif last == 'weight_v': w = 0.02*rng.standard_normal(shape)
         elif last == 'bias': w = 0.1*rng.standard_normal(shape)
         elif last == 'weight' and len(shape) == 1: w = rng.uniform(*(0.6, 1.4) if norm else (0.1, 0.4), shape)
-        elif len(shape) >= 2: w = rng.standard_normal(shape)/np.sqrt(np.prod(shape[1:]))*(1.4 if len(shape) >= 4 else 1.)
+        elif len(shape) >= 2:
+            w = rng.standard_normal(shape)/np.sqrt(np.prod(shape[1:]))*(1.4 if len(shape) >= 4 else 1.)
         else: w = 0.1*rng.standard_normal(shape)
         yield key, torch.tensor(w) if last == 'num_batches_tracked' else torch.from_numpy(np.asarray(w)).float()
 
 @torch.no_grad()
 def test_base_full_size(tmp_path):
     case = GOLDEN/'base_full_size_recipe'
-    meta, expected, io = json.loads((case/'meta.json').read_text()), json.loads((case/'expected.json').read_text()), load_file(case/'io.safetensors')
+    meta, expected = (json.loads((case/f'{name}.json').read_text()) for name in ('meta', 'expected'))
+    io = load_file(case/'io.safetensors')
     weights = dict(make_weights(expected['key_shapes'], meta['seed']))
     assert len(weights) == expected['entries'] == 346
     torch.save({'cfg': {'model': {'_name': 'av_hubert', **meta['config']}}, 'model': weights}, tmp_path/'base.pt')
@@ -123,7 +133,8 @@ def test_base_full_size(tmp_path):
     assert sum(p.numel() for p in model.parameters()) == expected['param_count'] == 103_330_280
     rng = np.random.RandomState(meta['seed'])
     video, audio = (torch.from_numpy(rng.standard_normal(s)).float() for s in ((1, 1, 6, 88, 88), (1, 104, 6)))
-    torch.testing.assert_close(video.flatten()[:8], io['video_check']); torch.testing.assert_close(audio.flatten()[:8], io['audio_check'])
+    torch.testing.assert_close(video.flatten()[:8], io['video_check'])
+    torch.testing.assert_close(audio.flatten()[:8], io['audio_check'])
     audio, video, tol = audio.transpose(1, 2), video[:, 0], dict(rtol=1e-3, atol=2e-4)
     torch.testing.assert_close(model.video.pooled(video), io['frontend.resnet'][0].T, **tol)
     out = model(audio=audio, video=video)

@@ -7,27 +7,36 @@ from avcomp.compress.dims import count_params
 from avcomp.compress.gated import load_gated
 from avcomp.compress.pruning import prune_
 from avcomp.distill.objectives import distill_loss
-from avcomp.models.audio_checkpoints import DPHUBERT_GATES, save_dphubert
 from avcomp.models.checkpoints import load_model
-from avcomp.models.files import renamer
+from avcomp.models.formats.dphubert import DPHUBERT_GATES
+from avcomp.models.formats.dphubert_writing import save_dphubert
+from avcomp.models.formats.tables import renamer
 from test_golden_avhubert import make_weights
 
 GOLDEN = Path(__file__).parent/'golden/dphubert'
 CASES = [p.parent.name for p in sorted(GOLDEN.glob('*/pruned.pth'))]
 CLOSE = dict(rtol=1e-4, atol=5e-5)
-FLAGS = {'conv': 'extractor_prune_conv_channels', 'head': 'encoder_prune_attention_heads', 'attlayer': 'encoder_prune_attention_layer',
-         'interm': 'encoder_prune_feed_forward_intermediate', 'ffnlayer': 'encoder_prune_feed_forward_layer'}
+FLAGS = {
+    'conv': 'extractor_prune_conv_channels',
+    'head': 'encoder_prune_attention_heads',
+    'attlayer': 'encoder_prune_attention_layer',
+    'interm': 'encoder_prune_feed_forward_intermediate',
+    'ffnlayer': 'encoder_prune_feed_forward_layer',
+}
 
-def read(case): return load_file(GOLDEN/case/'io.safetensors'), *(json.loads((GOLDEN/case/f'{f}.json').read_text()) for f in ('meta', 'expected'))
+def read(case):
+    meta, expected = (json.loads((GOLDEN/case/f'{name}.json').read_text()) for name in ('meta', 'expected'))
+    return load_file(GOLDEN/case/'io.safetensors'), meta, expected
 
 def close(got, want): torch.testing.assert_close(got, want, **CLOSE)
 
 def check(model, io, kind, large):
-    "The batch of two clips: valid frames where padding does not leak in the reference, else those of the first clip, which has no padding."
+    "A batch of two: valid frames where padding does not leak in the reference, else the first clip, which has none."
     out = model(io['waveforms'], io['lengths'])
     valid = ~out.padding_mask
     assert valid.sum(1).tolist() == io['out_lengths'].tolist()
-    for k, state in enumerate(out.hidden_states): close(*((t[valid] if large else t[:1]) for t in (state, io[f'{kind}_padded.state_{k}'])))
+    rows = valid if large else slice(1)
+    for k, state in enumerate(out.hidden_states): close(state[rows], io[f'{kind}_padded.state_{k}'][rows])
     alone = model(io['waveforms'][:1]).hidden_states
     if kind == 'pruned': close(alone[-1], io['pruned_full.state_last'])
     else:
@@ -52,7 +61,8 @@ def test_gated(case, tmp_path):
     io, meta, expected = read(case)
     content = torch.load(GOLDEN/case/'unpruned.pth', weights_only=True)
     logits = {k.removeprefix('gate.'): v for k, v in io.items() if k.endswith('log_alpha')}
-    torch.save({'config': content['config'] | {FLAGS[u]: True for u in meta['units']}, 'state_dict': content['state_dict'] | logits}, tmp_path/'gated.pth')
+    config, state = content['config'] | {FLAGS[u]: True for u in meta['units']}, content['state_dict'] | logits
+    torch.save({'config': config, 'state_dict': state}, tmp_path/'gated.pth')
     model, gates = load_gated(tmp_path/'gated.pth')
     check(model, io, 'gated', meta['config']['extractor_mode'] == 'layer_norm')
     rename, masks = renamer(DPHUBERT_GATES), gates.masks()
@@ -64,7 +74,8 @@ def test_gated(case, tmp_path):
         close(masks[name], io[f'gate.{theirs}.eval_mask'])
     last = gates.gates.get('frontend.conv6')
     dummy = len(model.frontend.scale) if last is None else last.l0_norm().item()
-    positions = expected['teacher_total_incl_dummy'] - expected['dense_get_num_params']   # of WavLM, which the reference does not count
+    # of WavLM, which the reference does not count
+    positions = expected['teacher_total_incl_dummy'] - expected['dense_get_num_params']
     assert gates.expected_params().item() + dummy == pytest.approx(expected['expected_params'] + positions, rel=1e-6)
     prune_(model, gates)
     if case != 'hubert_emptied_branches':   # where ours keeps output biases
@@ -87,7 +98,8 @@ def test_pruned(case, tmp_path):
 @torch.no_grad()
 def test_base_full_size(tmp_path):
     io, meta, expected = read('hubert_base_full_size_recipe')
-    weights = {k: torch.ones_like(v) if k.endswith('dummy_weight') else v for k, v in make_weights(expected['key_shapes'], meta['seed'])}
+    weights = dict(make_weights(expected['key_shapes'], meta['seed']))
+    weights |= {k: torch.ones_like(v) for k, v in weights.items() if k.endswith('dummy_weight')}
     assert len(weights) == expected['entries']
     torch.save({'state_dict': weights, 'config': meta['config']}, tmp_path/'base.pth')
     model = load_model(tmp_path/'base.pth')
@@ -102,10 +114,13 @@ def test_distill_loss():
     io, expected = load_file(case/'io.safetensors'), json.loads((case/'expected.json').read_text())
     masked = expected.pop('masked_formula')
     for want in expected.values():
-        got = distill_loss(io['student'], io['teacher'], l1=want['l1_weight'], l2=want['l2_weight'], cos=want['cos_weight'], cos_type=want['cos_type'])
+        weights = dict(l1=want['l1_weight'], l2=want['l2_weight'], cos=want['cos_weight'])
+        got = distill_loss(io['student'], io['teacher'], cos_type=want['cos_type'], **weights)
         assert got['total'].item() == pytest.approx(want['total'], rel=1e-5)
-        for theirs, ours in rename.items(): assert got.get(ours, torch.tensor(0.)).item() == pytest.approx(want[theirs], rel=1e-5)
+        for theirs, ours in rename.items():
+            assert got.get(ours, torch.tensor(0.)).item() == pytest.approx(want[theirs], rel=1e-5)
     valid = torch.arange(io['student'].shape[2]) < torch.tensor(masked['lengths'])[:, None]
     for kind in ('raw', 'log_sig'):
         got = distill_loss(io['student'], io['teacher'], valid, l2=1., cos_type=kind)
-        assert [got[k].item() for k in ('l1', 'l2', 'cos')] == pytest.approx([masked['l1'], masked['mse'], masked[f'cos_{kind}']], rel=1e-5)
+        want = [masked['l1'], masked['mse'], masked[f'cos_{kind}']]
+        assert [got[k].item() for k in ('l1', 'l2', 'cos')] == pytest.approx(want, rel=1e-5)

@@ -1,4 +1,4 @@
-"HuBERT, wav2vec 2.0 and WavLM checkpoints of Hugging Face and fairseq against numbers recorded from the references (tests/golden/hubert)."
+"HuBERT, wav2vec 2.0 and WavLM of Hugging Face and fairseq against numbers of the references (tests/golden/hubert)."
 import json, shutil
 from pathlib import Path
 import pytest, torch
@@ -25,14 +25,16 @@ def folders(case, tmp_path):
 @pytest.mark.parametrize('case', HF)
 @torch.no_grad()
 def test_transformers(case, tmp_path):
-    "Clips alone are the truth; with layer norm, where padding does not leak in the reference, the padded batch is compared as well."
+    "Clips alone are the truth; with layer norm, where padding does not leak in the reference, so is the padded batch."
     io, n = load_file(GOLDEN/case/'io.safetensors'), lengths(case)
     wav, large = io['input_values'], 'large' in case
     for folder in folders(case, tmp_path):
         model = load_model(folder)
-        assert model.family in case and model.config.normalize_wav == large and model.config.mask_emb and model.left_out == ()
+        assert model.family in case and model.left_out == ()
+        assert model.config.normalize_wav == large and model.config.mask_emb
         def check(out, prefix, rows):
-            for k, state in enumerate(out.hidden_states): close(state[rows], io[f'{prefix}.projection' if k == 0 else f'{prefix}.hf_hidden_{k}'][rows])
+            for k, state in enumerate(out.hidden_states):
+                close(state[rows], io[f'{prefix}.hf_hidden_{k}' if k else f'{prefix}.projection'][rows])
             close(out.last[rows], io[f'{prefix}.last_hidden_state'][rows])
         check(model(wav[:1]), 'full', slice(None))
         out, valid = model(wav, n), io['frame_mask'].bool()
@@ -43,7 +45,12 @@ def test_transformers(case, tmp_path):
         close(model(wav[1:, :n[1]]).last[0], single)
         if not large: close(model.frontend(wav[:1])[0].T, io['feature_extractor'][0])
 
-@pytest.mark.parametrize('case, file', [('fairseq_base', 'checkpoint.pt'), ('fairseq_base', 'checkpoint_taskstate.pt'), ('fairseq_large', 'checkpoint.pt')])
+FAIRSEQ = [
+    ('fairseq_base', 'checkpoint.pt'),
+    ('fairseq_base', 'checkpoint_taskstate.pt'),
+    ('fairseq_large', 'checkpoint.pt'),
+]
+@pytest.mark.parametrize('case, file', FAIRSEQ)
 @torch.no_grad()
 def test_fairseq(case, file, tmp_path):
     io, n, large = load_file(GOLDEN/case/'io.safetensors'), lengths(case), 'large' in case

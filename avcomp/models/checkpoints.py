@@ -7,18 +7,18 @@ __all__ = ['HEAD', 'save_model', 'read_folder', 'import_formats', 'read_checkpoi
 
 # %% ../../nbs/models/09_checkpoints.ipynb #571b39cd
 import pkgutil, re
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 import torch
-from torch import nn
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 import avcomp.models.formats as formats
 from ..core import atomic_path, config_from_json, config_to_json
 from .contract import Model
-from .formats.checkpoint import Checkpoint, Format, file_format, find_format, fit_state
-from .formats.pickles import plain, read_pickle
+from .formats.checkpoint import Checkpoint, file_format, find_format, fit_state
+from .formats.pickles import read_pickle
 from .formats.weights import read_json, read_tensors
 from ..settings import change
 

@@ -77,7 +77,11 @@ class Training(L.LightningModule):
         super().__init__()
         self.stage, self.seed = stage, seed
         self.model = regularise_(model, stage.task.regularisation)
+        whole = set(model.state_dict())
         self.running = attach_methods(stage.methods, model, seed)
+        if stage.fit.keep and set(model.state_dict()) != whole:
+            raise ValueError(f"weights are kept as whole models, but the methods {[m.kind for m in stage.methods]} "
+                             "add to the model while it trains; set keep=() or train without them")
 
     def losses(self, batch:dict)->dict[str, Tensor]:
         "'total', and what else to show."
@@ -97,7 +101,7 @@ class Training(L.LightningModule):
     def configure_optimizers(self)->dict:
         "One optimizer for weights and for what methods add, one schedule for all."
         fit = self.stage.fit
-        added = [group for method in self.running for group in method.groups()]
+        added = [group for method in self.running for group in method.groups(fit.optimizer.lr)]
         special = {id(p) for group in added for p in group['params']}
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in special]
         optimizer = fit.optimizer.build(fit.optimizer.groups(named) + added)
@@ -135,7 +139,7 @@ class Training(L.LightningModule):
 
     def finish(self)->dict[str, dict]:
         "What is done once after the last update; returns what each method reports, by its kind."
-        return {method.settings.kind: method.finish() for method in self.running}
+        return {method.kind: method.finish() for method in self.running}
 
     def beside(self)->dict[str, Tensor]:
         "Weights that a following stage may go on with, and that are no part of the model."

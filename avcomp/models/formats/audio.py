@@ -13,7 +13,6 @@ import torch
 from torch import nn, Tensor
 from ..attention import LETTERS
 from .checkpoint import Checkpoint, fit_state
-from .tables import measured_head_dim
 from ..hubert import HubertConfig, Wav2Vec2Config, WavLMConfig
 from ..waveform import DenseNorm
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ...core import atomic_path
-from ..attention import LETTERS
+from ..attention import LETTERS, head_width
 from .audio import check_writable, counts_removed, plain_state
 from .dphubert import CONV_NORMS, DPHUBERT_FLAGS, DPHUBERT_NAMES, dphubert_settings
 from .tables import inverted, renamer
@@ -61,7 +61,7 @@ def _heads(model, state):
     ids = [state.pop(f'encoder.layers.{i}.self_attn.head_ids', torch.empty(0)).tolist() for i in layers]
     if model.family == 'wavlm':
         return dict(encoder_total_num_heads=[c.num_heads]*c.num_layers, encoder_remaining_heads=ids)
-    d = c.head_dim or c.embed_dim//c.num_heads
+    d = head_width(c.embed_dim, c.num_heads, c.head_dim)
     rows = [len(state.get(f'encoder.layers.{i}.self_attn.q_proj.bias', ())) for i in layers]
     return dict(encoder_num_heads=[n//d for n in rows], encoder_head_dim=d)
 

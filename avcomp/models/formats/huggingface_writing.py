@@ -7,6 +7,7 @@ __all__ = ['CLASSES', 'not_told', 'to_transformers']
 
 # %% ../../../nbs/models/formats/10_huggingface_writing.ipynb #e74e5c65
 from torch import nn
+from ..attention import head_width
 from .audio import check_writable, counts_removed, plain_state
 from .huggingface import names_in_folder, settings_in_folder
 from .tables import renamer
@@ -21,8 +22,8 @@ def not_told(
 )->list[str]:          # one entry per reason
     "Why `transformers` cannot have a model."
     c, widths, wrong = model.config, _widths(model), []
-    if c.head_dim and c.head_dim*c.num_heads != c.embed_dim:
-        wrong.append(f'head_dim: {c.head_dim}, not {c.embed_dim}/{c.num_heads}')
+    d = head_width(c.embed_dim, c.num_heads, c.head_dim)
+    if d*c.num_heads != c.embed_dim: wrong.append(f'head_dim: {d}, not {c.embed_dim}/{c.num_heads}')
     for i, layer in enumerate(model.encoder.layers):
         heads = layer.self_attn.num_heads if layer.self_attn else 0
         if heads != c.num_heads: wrong.append(f'encoder.layers.{i}.heads: {heads} of {c.num_heads}')

@@ -8,7 +8,7 @@ __all__ = ['DROPOUTS', 'DISTILL', 'NOISY', 'FOLLOW', 'FOLLOW_CLOSELY', 'GATES', 
 
 # %% ../../../nbs/train/presets/01_dp_avhubert.ipynb #827c17d7
 from dataclasses import replace
-from ...compress.lagrangian import Gating
+from ...compress.pruning import Gating
 from ...compress.merging import Merging
 from ...data.views import Crop, Noise
 from ...distill.terms import Layers

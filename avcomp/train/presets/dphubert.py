@@ -8,7 +8,7 @@ __all__ = ['FOLLOW', 'PREDICT_ALL', 'JOINT', 'SECOND', 'GATES', 'MERGE', 'BASE',
 
 # %% ../../../nbs/train/presets/02_dphubert.ipynb #def6b74b
 from dataclasses import replace
-from ...compress.lagrangian import Gating
+from ...compress.pruning import Gating
 from ...compress.merging import Merging
 from ...data.views import Noise
 from ...distill.terms import Layers
