@@ -10,7 +10,7 @@ from avcomp.data.batches import ClipDataset, make_loader
 from avcomp.data.clips import check_cuts, load_clip, load_cuts, read_wav, resample, save_cuts, write_video, write_wav
 from avcomp.data.synthetic import make_corpus
 from avcomp.models.checkpoints import load_model, save_model
-from avcomp.models.decoder import AVHubertS2S, avhubert_s2s_config
+from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.train.launch import Data, finished, launch, resume_point
 from toy import corpus, job, parts
 

@@ -4,7 +4,8 @@ from copy import deepcopy
 import pytest, torch
 from avcomp import count_macs, count_params, gate_, load_model, prune_, save_model
 from avcomp.compress.dims import collect, size_polynomial
-from avcomp.compress.pruning import cut_, l1_masks
+from avcomp.compress.l1 import l1_masks
+from avcomp.compress.pruning import cut_
 from avcomp.models.avhubert import avhubert_config
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 

@@ -64,11 +64,11 @@ def plot_clip(
 ):                            # matplotlib figure
     "A strip of frames above the waveform, on one time axis."
     import matplotlib.pyplot as plt
-    rows = 1 if frames is None else 2
-    fig, axes = plt.subplots(rows, 1, figsize=(11, 1.3*rows), sharex=True, squeeze=False, layout='constrained', dpi=70)
+    rows, size = (1, (11, 1.8)) if frames is None else (2, (11, 2.6))
+    fig, axes = plt.subplots(rows, 1, figsize=size, sharex=True, squeeze=False, layout='constrained', dpi=70)
     low = axes[-1, 0]
     low.plot(np.arange(len(wav))/SAMPLE_RATE, wav, lw=0.4, color='0.4')
-    low.set(xlabel='time, s', ylim=(-1, 1))
+    low.set(xlabel='time, s', xlim=(0, len(wav)/SAMPLE_RATE), ylim=(-1, 1))
     for name, start, end in spans:
         low.axvline(start, lw=0.4)
         low.text((start + end)/2, 0.8, name, ha='center', va='center', fontsize=8)

@@ -105,6 +105,7 @@ def sounds_of(
     "The other file of a shard."
     return path.with_name(path.name.replace('cuts.', 'recording.', 1).replace('.jsonl.gz', '.tar'))
 
+# %% ../../nbs/data/11_shards.ipynb #61b309b9
 def find_sounds(
     tar:Path,    # recording.*.tar
 )->dict[str, tarfile.TarInfo]:   # clip id -> place of its sound
@@ -115,7 +116,6 @@ def find_sounds(
     except (OSError, tarfile.TarError) as e:
         raise ValueError(f"the sounds {tar} of a shard cannot be read ({e}); write or copy the shard again") from e
 
-# %% ../../nbs/data/11_shards.ipynb #61b309b9
 def index_shard(
     path:Path,   # cuts.*.jsonl.gz
 )->list[tuple[int, int, int, bool]]:   # frames, position in the tar file, bytes, has it words; of every clip
@@ -133,6 +133,7 @@ def index_shard(
         found.append((frames, m.offset_data, m.size, bool(words)))
     return found
 
+# %% ../../nbs/data/11_shards.ipynb #8c213d82
 def manifests_of(
     folder:str|Path,   # folder of the shards' folder
     split:str,         # name of that
@@ -193,6 +194,7 @@ def read_clip(
     cut.recording = fastcopy(cut.recording, sources=[AudioSource('memory', cut.recording.channel_ids, data)])
     return cut
 
+# %% ../../nbs/data/11_shards.ipynb #7a595b87
 def check_shards(
     folder:Path,      # of the shards
     index:dict,       # of the split, as `index_shards` made it
@@ -213,7 +215,6 @@ class Shards:
     index:dict[str, np.ndarray]   # of the split, as `index_shards` made it
     rows:np.ndarray               # (N,) rows in use
     buffer:int=8                  # shards whose clips are shuffled together
-
     def __len__(self): return len(self.rows)
     def __getitem__(self, row)->MonoCut: return read_clip(self.folder, self.index, row)
     def __iter__(self)->Iterator[MonoCut]: return map(self.__getitem__, self.rows.tolist())   # fetches every sound
@@ -242,7 +243,7 @@ class Shards:
         need_text:bool=True,   # whether every clip must have a transcript
     )->None:                   # an error where something is wrong
         "Look for shards that are missing or have changed, and for empty transcripts."
-        bad, empty = check_shards(self.folder, self.index), int((~self.index['text'][self.rows]).sum())
+        bad, empty = check_shards(self.folder, self.index), (~self.index['text'][self.rows]).sum()
         if need_text and empty: bad.append(f'{empty} clips with an empty transcript')
         told = '; '.join(bad[:3]) + ('; ...' if len(bad) > 3 else '')
         if bad: raise ValueError(f"the shards in {self.folder} cannot be used ({told}); copy or write them again")

@@ -30,19 +30,19 @@ def has_field(
 
 def new_encoder(
     size:str,       # a name in `SIZES`
-    **changes,      # fields of the config to change; those that the family does not have are left out
+    **kwargs,       # fields of the config to change; those that the family does not have are left out
 )->Model:           # with random weights
     "An encoder made from nothing."
     if size not in SIZES: raise ValueError(f"new encoders come in sizes {tuple(SIZES)}, got {size!r}")
-    config = replace(SIZES[size], **{k: v for k, v in changes.items() if has_field(SIZES[size], k)})
+    config = replace(SIZES[size], **{k: v for k, v in kwargs.items() if has_field(SIZES[size], k)})
     return config.model_cls(config)
 
 def reinitialised(
     model:Model,    # any
-    **changes,      # fields of its config to change
+    **kwargs,       # fields of its config to change
 )->Model:           # the same shape with random weights, and the same tokenizer
     "Forget what a model has learned."
-    new = type(model)(replace(model.config, **changes))
+    new = type(model)(replace(model.config, **kwargs))
     new.tokenizer_proto = model.tokenizer_proto
     return new
 

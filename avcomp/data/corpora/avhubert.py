@@ -41,6 +41,7 @@ def avhubert_rows(
         rows.append(Row(cols[0], root/cols[2], root/cols[1], text, speaker_of(cols[0]), cols[-2]))
     return rows
 
+# %% ../../../nbs/data/corpora/03_avhubert.ipynb #f3dad174
 def read_avhubert_lists(
     folder:str|Path,   # folder of the lists
     split:str,         # 'train', 'valid' or 'test': reads {split}.tsv and, if there is one, {split}.wrd

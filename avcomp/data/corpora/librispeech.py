@@ -45,6 +45,7 @@ def prepare_part(
         return MonoCut(r.id, 0, r.duration, 0, recording=r, supervisions=[said[r.id]], custom=custom)
     return [cut(recordings[name]) for name in sorted(recordings)]
 
+# %% ../../../nbs/data/corpora/05_librispeech.ipynb #8ee8331b
 def read_librispeech(
     folder:str|Path,   # unpacked corpus, with folders such as dev-clean
     part:str,          # one of these

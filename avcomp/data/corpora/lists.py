@@ -140,6 +140,7 @@ def check_row(
     if not row.audio.is_file(): return 'missing audio'
     if row.text is not None and not row.text.strip(): return 'empty transcript'
 
+# %% ../../../nbs/data/corpora/01_lists.ipynb #a5cac3e0
 def describe_row(
     row:Row,          # a clip of a list
 )->MonoCut|str:       # the clip, or what is wrong with it
@@ -174,7 +175,7 @@ def describe_rows(
     if not cuts or bad > max_bad*len(rows):
         raise ValueError(f"{where}: {told}. Repair these files or take them out of the list; "
                          f"who calls the reader of a list can also raise max_bad, now {max_bad:g}")
-    if bad: print(f'{where}: left out {told}')
+    if bad: print(f'{where}: {told}; these are left out')
     return CutSet.from_cuts(cuts)
 
 def cuts_of_rows(

@@ -47,6 +47,7 @@ def cut_pieces(
         if not piece.exists(): write_wav(piece, wav[s:s + n], 16000)
     return pieces
 
+# %% ../../../nbs/data/corpora/09_musan.ipynb #a0a04df6
 def cut_kind(
     corpus_dir:Path,   # MUSAN
     out_dir:Path,      # where to write {kind}/wav/*.wav, absolute path
