@@ -5,9 +5,10 @@ import argparse, statistics
 from copy import deepcopy
 import torch
 from avcomp.compress.dims import count_macs
-from avcomp.compress.pruning import cut_, l1_masks
+from avcomp.compress.l1 import l1_masks
+from avcomp.compress.pruning import cut_
 from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
-from avcomp.models.audio_checkpoints import to_transformers
+from avcomp.models.formats.huggingface_writing import to_transformers
 from avcomp.models.hubert import hubert_config
 
 def main(name='hubert_base', seconds=10, clips=1, sparsity=(0.5, 0.75), repeats=5, threads=2):

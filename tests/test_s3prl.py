@@ -5,7 +5,8 @@ import sys
 import pytest, torch
 from torch import nn
 import torch.nn.functional as F
-from avcomp.compress.pruning import cut_, l1_masks
+from avcomp.compress.l1 import l1_masks
+from avcomp.compress.pruning import cut_
 from avcomp.core import FAMILIES
 from avcomp.evaluate.s3prl import write_s3prl
 from avcomp.models.hubert import hubert_config
