@@ -38,7 +38,8 @@ def __getattr__(
     name:str,   # a name in `__all__`
 ):
     "The public object called `name`, from the module that is its home."
-    if name not in _home: raise AttributeError(f"module 'avcomp' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    if name not in _home:
+        raise AttributeError(f"module 'avcomp' has no attribute {name!r}; its public names are {', '.join(__all__)}")
     globals()[name] = value = getattr(import_module(f'avcomp.{_home[name]}'), name)
     return value
 
