@@ -40,6 +40,7 @@ def save_model(
             raise OSError(f"could not write the weights to {folder}: {e}; is the disk full?") from e
     return Path(folder)
 
+# %% ../../nbs/models/09_checkpoints.ipynb #815bff59
 @file_format('a folder of save_model', lambda content: 'family' in content)
 def read_folder(
     folder:Path,    # what `save_model` wrote
@@ -61,6 +62,7 @@ def import_formats(
     for module in modules: import_module(module)
     return modules
 
+# %% ../../nbs/models/09_checkpoints.ipynb #e4e0c918
 def read_checkpoint(
     path:str|Path,   # file, folder or hub id
 )->Checkpoint:
@@ -106,6 +108,7 @@ def with_head(
     state = {k: v for k, v in found.state.items() if k in want or not k.startswith(parts)}
     return replace(found, config=config, state=state)
 
+# %% ../../nbs/models/09_checkpoints.ipynb #9ebe0f2d
 def build_model(
     found:Checkpoint,   # from `read_checkpoint`
     path:str|Path,      # where it comes from, for messages

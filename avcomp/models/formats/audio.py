@@ -30,10 +30,11 @@ def _told(state, config):
     told['feature_proj'] = 'feature_proj.weight' in state or not same_width
     return told
 
+# %% ../../../nbs/models/formats/07_audio.ipynb #6d438fd4
 def audio_checkpoint(
     config:HubertConfig,   # what the settings say
     found:dict,            # from `translate`; its tensors get what our models have besides
-    **more,                # further fields of a `Checkpoint`
+    **kwargs,              # further fields of a `Checkpoint`
 )->Checkpoint:
     "A checkpoint whose config knows what the tensors tell, and whose WavLM tensors have our shape."
     state = found['state']
@@ -43,7 +44,7 @@ def audio_checkpoint(
         state[f'{attn}.gate_const'] = state[f'{attn}.gate_const'].flatten()
         state.setdefault(f'{attn}.head_ids', torch.arange(config.num_heads))
     state.setdefault('frontend.scale', torch.ones(config.conv_dims[-1]))
-    return Checkpoint(replace(config, **_told(state, config)), **found, **more)
+    return Checkpoint(replace(config, **_told(state, config)), **found, **kwargs)
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #6f97c0bc
 def _varint(n): return bytes([n & 127 | 128]) + _varint(n >> 7) if n > 127 else bytes([n])

@@ -39,6 +39,7 @@ def state_faults(
         'of another shape': [shapes(k) for k in both],
     }
 
+# %% ../../../nbs/models/formats/01_checkpoint.ipynb #07d738c2
 def fit_state(
     config:Config,             # what to build
     state:dict[str, Tensor],   # tensors by the names of our models
@@ -77,6 +78,7 @@ def file_format(
         return read
     return register
 
+# %% ../../../nbs/models/formats/01_checkpoint.ipynb #ec9ffd2f
 def find_format(
     content:dict,   # of a file, or of a folder's config.json
 )->Format:

@@ -46,6 +46,8 @@ DPHUBERT_SETTINGS = dict(
     normalize_wav=('normalize_waveform', False),
 )
 DPHUBERT_WAVLM = dict(num_buckets=('encoder_num_buckets', 320), max_distance=('encoder_max_distance', 800))
+
+# %% ../../../nbs/models/formats/11_dphubert.ipynb #abe87ddb
 CONV_NORMS = {'group_norm': 'group', 'layer_norm': 'layer'}
 DPHUBERT_FLAGS = (   # set while there are gates
     'extractor_prune_conv_channels',
@@ -77,6 +79,7 @@ NEEDED_HEADS = {   # of a WavLM?
     True: dict(encoder_remaining_heads=((0, 1),), encoder_total_num_heads=(12,)),
 }
 
+# %% ../../../nbs/models/formats/11_dphubert.ipynb #f9ce6908
 def _checked(given):
     "The settings, if all are there, of the right type, and told for every layer; and whether it is a WavLM."
     if not isinstance(given, dict):
@@ -140,6 +143,7 @@ def _logits(given, tensors):
     raise ValueError(f"it disagrees with itself: its config sets {flags}, and it has {len(logits)} gates; "
                      "get another copy")
 
+# %% ../../../nbs/models/formats/11_dphubert.ipynb #3ecb4c70
 def _add_positions(state, given, left):
     "What WavLM's attentions know of heads that are gone, in place."
     for layer, ids in enumerate(given['encoder_remaining_heads']):

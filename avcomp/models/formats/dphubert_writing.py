@@ -30,6 +30,7 @@ def _one_of_zeros(name, layer, D):
         extra |= _linear(f'{name}.fc1', 1, D) | {f'{name}.fc2.weight': torch.zeros(D, 1)}
     return extra
 
+# %% ../../../nbs/models/formats/12_dphubert_writing.ipynb #fe2be146
 def spelled_out(
     model:nn.Module,       # a HuBERT, wav2vec 2.0 or WavLM
 )->dict[str, torch.Tensor]:   # by our names

@@ -12,7 +12,7 @@ from pathlib import Path
 from .audio import AUDIO_FAMILIES, audio_checkpoint, letter_tokenizer
 from .checkpoint import Checkpoint, file_format
 from .fairseq import FAIRSEQ_NAMES, FAIRSEQ_REGULAR, FAIRSEQ_SHAPE, FINE_TUNED
-from .fairseq import fairseq_name, fairseq_settings, model_name
+from .fairseq import fairseq_name, fairseq_settings, model_name, task_object
 from .pickles import plain
 from .tables import below, check_type, measured_head_dim, settings, translate
 
@@ -28,6 +28,8 @@ AUDIO_NAMES = {   # our path: theirs
     **FAIRSEQ_NAMES,
 }
 LAYER_NORM = {'frontend.convs.N.norm': 'feature_extractor.conv_layers.N.2.1'}   # of extractor_mode='layer_norm'
+
+# %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #11e8fe54
 AUDIO_SETTINGS = FAIRSEQ_SHAPE | dict(conv_bias=('conv_bias', False))
 WAVLM_SETTINGS = dict(num_buckets=('num_buckets', 320), max_distance=('max_distance', 800))
 AUDIO_ONLY = dict(
@@ -57,6 +59,7 @@ def read_conv_layers(
         blocks += [tuple(map(int, triple)) for triple in re.findall(_triple, match[1])]*times
     return tuple(blocks)
 
+# %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #33668196
 def _conv_fields(given):
     "Fields of the front-end."
     rows = dict(mode=('extractor_mode', 'default'), formula=('conv_feature_layers', CONV_LAYERS))
@@ -96,6 +99,13 @@ def _config(given, inner, regular, state):
     return AUDIO_FAMILIES[family](**fields, head_dim=head_dim, normalize_wav=normal)
 
 # %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #e5a86510
+def _letters(content):
+    "The letters of a model that spells, from the dictionary in the state of its task; or None."
+    dictionary = plain(task_object(content, 'target_dictionary'))
+    symbols = dictionary.get('symbols') if isinstance(dictionary, dict) else None
+    return letter_tokenizer(symbols) if symbols else None
+
+# %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #7780df40
 def _fits(content):
     name = fairseq_name(content)
     return name is not None and not name.startswith('av_hubert')
@@ -115,9 +125,3 @@ def read_fairseq_audio(
     found = translate(tensors, table, _unused(_family(inner), tensors, root))
     config = _config(given, inner, (FINE_TUNED if tuned else FAIRSEQ_REGULAR) | FINAL_DROPOUT, found['state'])
     return audio_checkpoint(config, found, tokenizer=_letters(content) if tuned else None)
-
-def _letters(content):
-    "The letters of a model that spells, from the dictionary in the state of its task; or None."
-    dictionary = plain((content.get('task_state') or {}).get('target_dictionary'))
-    symbols = dictionary.get('symbols') if isinstance(dictionary, dict) else None
-    return letter_tokenizer(symbols) if symbols else None

@@ -33,6 +33,7 @@ TRANSFORMERS_NAMES = {   # our path: theirs
 }
 TRANSFORMERS_UNUSED = 'quantizer', 'project_q', 'project_hid'   # of Wav2Vec2ForPreTraining
 
+# %% ../../../nbs/models/formats/09_huggingface.ipynb #4d5020a2
 def names_in_folder(
     family:str,    # 'hubert', 'wav2vec2' or 'wavlm'
     inside:bool,   # the encoder lies below the name of its family, as in models with a head
@@ -61,6 +62,8 @@ TRANSFORMERS_SETTINGS = dict(
     final_dropout=('final_dropout', 0.1),
     layerdrop=('layerdrop', 0.1),
 )
+
+# %% ../../../nbs/models/formats/09_huggingface.ipynb #a6fa01bd
 TRANSFORMERS_WAVLM = dict(num_buckets=('num_buckets', 320), max_distance=('max_bucket_distance', 800))
 TRANSFORMERS_ONLY = dict(
     hidden_act='gelu',
@@ -85,6 +88,7 @@ def spelling(
     size:int,               # number of classes
 )->tuple[list[int], bytes|None]:
     "Order of the classes with the blank first; the tokenizer, if the vocabulary names them all."
+    if not 0 <= blank < size: raise ValueError(f"the blank (pad_token_id) is class {blank}, but there are {size} classes")
     symbols = {i: s for s, i in vocab.items() if isinstance(i, int)}
     first = [blank, vocab.get('<s>'), vocab.get('</s>'), vocab.get('<unk>', vocab.get('[UNK]'))]
     known = sorted(symbols) == list(range(size)) and None not in first and len(set(first)) == 4
@@ -118,7 +122,7 @@ def read_transformers(
 )->Checkpoint:
     "Read a HubertModel, Wav2Vec2Model or WavLMModel, with a CTC head or without."
     family, source = content['model_type'], folder/'config.json'
-    if family not in AUDIO_FAMILIES:
+    if not isinstance(family, str) or family not in AUDIO_FAMILIES:
         raise ValueError(f"{source} describes a model of type {family!r}; "
                          f"avcomp reads {sorted(AUDIO_FAMILIES)} from Hugging Face folders")
     fields = settings(content, settings_in_folder(family), TRANSFORMERS_ONLY, source)
@@ -126,6 +130,8 @@ def read_transformers(
     inside = any(k.startswith(f'{family}.') for k in tensors)
     found = translate(tensors, names_in_folder(family, inside), TRANSFORMERS_UNUSED)
     fields['head_dim'] = measured_head_dim(found['state'], fields['embed_dim'], fields['num_heads'])
-    tokenizer = _ordered(folder, found['state'], content.get('pad_token_id') or 0)
+    blank = content.get('pad_token_id') or 0
+    check_type('pad_token_id', blank, 0, source)
+    tokenizer = _ordered(folder, found['state'], blank)
     config = AUDIO_FAMILIES[family](**fields, normalize_wav=_normalised(folder, fields))
     return audio_checkpoint(config, found, tokenizer=tokenizer)

@@ -39,6 +39,7 @@ ADMITTED = {   # name in a file: what it stands for
     'torch._utils._rebuild_parameter': lambda data, *_: data,
 }
 
+# %% ../../../nbs/models/formats/02_pickles.ipynb #b6818eb3
 class SafeUnpickler(pickle.Unpickler):
     "Unpickler that admits tensors, containers and inert stand-ins."
     def find_class(self,
@@ -61,6 +62,7 @@ def _open(path):
         raise ValueError("it is a TorchScript program")
     return torch.load(path, 'cpu', shim, weights_only=False, mmap=zipped)   # mapped: optimizer states stay on disk
 
+# %% ../../../nbs/models/formats/02_pickles.ipynb #82871e14
 def read_pickle(
     path:str|Path,   # file written by torch.save, zipped or older
 )->dict:             # its content, tensors on the CPU, foreign objects `Inert`

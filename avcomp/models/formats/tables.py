@@ -24,6 +24,7 @@ def pattern(
     "The names that a row stands for."
     return re.compile(re.escape(path).replace('N', r'(\d+)') + r'(?=\.|$)')
 
+# %% ../../../nbs/models/formats/04_tables.ipynb #ff5ab203
 def renamer(
     table:dict[str, str],   # new path -> old path, with N for numbers
 )->Callable[[str], str]:    # from an old name to the new one

@@ -39,7 +39,9 @@ WEIGHT_FILES = 'model.safetensors', 'model.safetensors.index.json', 'pytorch_mod
 
 def _read_parts(index):
     "The tensors of all files that an index names."
-    where, tensors = read_json(index).get('weight_map', {}), {}
+    where, tensors = read_json(index).get('weight_map'), {}
+    if not isinstance(where, dict) or not all(isinstance(part, str) for part in where.values()):
+        raise ValueError(f"{index} has no weight_map from tensors to files; get the complete folder")
     for part in sorted(set(where.values())):
         if Path(part).name != part:
             raise ValueError(f"{index} names the file {part!r}, outside of its folder; do not trust it")
