@@ -14,8 +14,9 @@ from ..core import Config, check_choices, register_family
 from .attention import head_width
 from .contract import Model, Output, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
-from .frontends import ACTIVATIONS, VideoFrontend
+from .frontends import VideoFrontend
 from .inputs import check_mask, check_streams
+from .resnet import ACTIVATIONS
 
 # %% ../../nbs/models/04_avhubert.ipynb #8ef3f137
 @dataclass(frozen=True)
