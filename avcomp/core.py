@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'PART', 'Dim', 'Weight', 'Product', 'GatePoint', 'Projections', 'Config', 'register_family',
-           'config_to_json', 'config_from_json', 'check_choices', 'Vocab', 'split_condition', 'parse_condition',
-           'atomic_path', 'undocumented']
+           'config_to_json', 'config_from_json', 'check_choices', 'Vocab', 'split_condition', 'atomic_path',
+           'undocumented']
 
 # %% ../nbs/00_core.ipynb #09517a31
 import json, os, re, shutil, tempfile, uuid
@@ -145,14 +145,6 @@ def split_condition(
     if None in found:
         raise ValueError(f"expected 'clean', or parts such as 'babble@-5' joined by '+', got {condition!r}")
     return tuple((m[1], m[2], float(m[3])) for m in found)
-
-# %% ../nbs/00_core.ipynb #5ef52128
-def parse_condition(
-    condition:str,  # 'clean' or 'kind@snr'
-)->tuple:           # (kind, SNR in dB)
-    "Replaced by `split_condition`; goes as soon as nobody calls it."
-    parts = split_condition(condition)
-    return (parts[0][0], parts[0][2]) if parts else ('clean', None)
 
 # %% ../nbs/00_core.ipynb #49420832
 @contextmanager

@@ -1,4 +1,7 @@
-"""Input pipeline, in turn: batched features, single ones and python_speech_features; augmentation; loaders: `python -m benchmarks.data`."""
+"""Input pipeline, in turn: batched features, single ones and python_speech_features; views; loaders.
+
+    python -m benchmarks.data
+"""
 import argparse, statistics, tempfile
 from itertools import islice
 from pathlib import Path
@@ -7,8 +10,11 @@ import torch
 from python_speech_features import logfbank as psf_logfbank
 from avcomp.data.audio_noise import mix
 from avcomp.data.batches import ClipDataset, make_loader
-from avcomp.data.clips import make_cut, write_video, write_wav
-from avcomp.data.features import crop_flip, fbank, logfbank, normalise_video
+from avcomp.data.clips import make_cut
+from avcomp.data.features import clip_generator, crop_flip, fbank, logfbank, normalise_video
+from avcomp.data.sound import write_wav
+from avcomp.data.video import write_video
+from avcomp.data.views import Crop
 from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
 
 
@@ -22,7 +28,8 @@ def show(title, calls, repeats):
 def features(wavs, frames, repeats):
     batch, int16 = torch.stack(wavs), [(w.numpy()*32768).astype(np.int16) for w in wavs]
     n = torch.tensor([frames]*len(wavs))
-    for w, i in zip(logfbank(batch), int16): np.testing.assert_allclose(w.numpy(), psf_logfbank(i), rtol=1e-4, atol=1e-4)
+    for w, i in zip(logfbank(batch), int16):
+        np.testing.assert_allclose(w.numpy(), psf_logfbank(i), rtol=1e-4, atol=1e-4)
     show(f'features of {len(wavs)} clips of {frames} frames', {
         'python_speech_features logfbank': lambda: [psf_logfbank(i) for i in int16],
         'logfbank, one by one': lambda: [logfbank(w) for w in wavs],
@@ -31,29 +38,32 @@ def features(wavs, frames, repeats):
 
 
 def augmentation(wavs, frames, repeats):
-    noise, g = torch.rand(160000) - .5, torch.Generator().manual_seed(0)
+    noise, g = torch.rand(160000) - .5, clip_generator(0, 'crop')
     videos = [torch.randint(256, (frames, 96, 96), dtype=torch.uint8) for _ in wavs]
     show(f'augmentation of {len(wavs)} clips', {
         'logfbank, batched': lambda: logfbank(torch.stack(wavs)),
         'mix noise': lambda: [mix(w, noise, 0.) for w in wavs],
-        'crop and flip uint8': lambda: [crop_flip(v, True, g) for v in videos],
-        'crop, flip, then normalise': lambda: [normalise_video(crop_flip(v, True, g)) for v in videos],
-        'normalise, then crop and flip': lambda: [crop_flip(normalise_video(v), True, g) for v in videos]}, repeats)
+        'crop and flip uint8': lambda: [crop_flip(v, g) for v in videos],
+        'crop, flip, then normalise': lambda: [normalise_video(crop_flip(v, g)) for v in videos],
+        'normalise, then crop and flip': lambda: [crop_flip(normalise_video(v), g) for v in videos]}, repeats)
 
 
 def loading(wavs, frames, repeats, folder):
     cuts = []
     for i, w in enumerate(wavs):
         write_wav(folder/f'{i}.wav', w.numpy(), 16000)
-        write_video(folder/f'{i}.mp4', np.random.default_rng(i).integers(100, 140, (frames, 96, 96)).astype(np.uint8))
+        pictures = np.random.default_rng(i).integers(100, 140, (frames, 96, 96))
+        write_video(folder/f'{i}.mp4', pictures.astype(np.uint8))
         cuts.append(make_cut(f'{i}', folder/f'{i}.wav', folder/f'{i}.mp4', 'a clip', 'speaker', frames))
     budget, epochs = 4*frames, 8   # several epochs a round: workers read a few batches ahead between rounds
     def stream(**kwargs):          # the endless loader of training, kept open between rounds
         cache = kwargs.pop('cache', False)
-        it = iter(make_loader(ClipDataset(cuts, train=True, cache=cache), budget, **kwargs))
+        it = iter(make_loader(ClipDataset(cuts, views=(Crop(),), train=True, cache=cache), budget, **kwargs))
         return lambda: [None for _ in islice(it, epochs*len(wavs)//4)]
     show(f'{epochs} epochs of {len(wavs)} clips in batches of 4', {
-        'this process': stream(), 'this process, clips cached': stream(cache=True), '2 workers': stream(num_workers=2)}, repeats)
+        'this process': stream(),
+        'this process, clips cached': stream(cache=True),
+        '2 workers': stream(num_workers=2)}, repeats)
 
 
 def main(clips=16, frames=75, repeats=5, threads=2):

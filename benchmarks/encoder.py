@@ -1,4 +1,6 @@
-"""Encoder of AV-HuBERT Base against plain PyTorch code with the same weights, in turn: `python -m benchmarks.encoder`."""
+"""Encoder of AV-HuBERT Base against plain PyTorch code with the same weights, in turn:
+
+    python -m benchmarks.encoder"""
 import argparse, statistics
 from copy import deepcopy
 import torch
@@ -23,7 +25,8 @@ class PlainFrontend(nn.Module):
         x = x.transpose(1, 2).flatten(0, 1)
         for b in self.blocks:
             y = b.bn2(b.conv2(b.act1(b.bn1(b.conv1(x)))))
-            x = b.act2(y + (x if b.down_conv is None else b.down_bn(F.conv2d(x, b.down_conv.weight, stride=b.stride))))
+            if b.down_conv is not None: x = b.down_bn(F.conv2d(x, b.down_conv.weight, stride=b.stride))
+            x = b.act2(y + x)
         return self.proj(F.adaptive_avg_pool2d(x, 1).flatten(1)).unflatten(0, frames.shape[:2])
 
 
@@ -54,16 +57,20 @@ class PlainTransformer(nn.Module):
 class Plain(nn.Module):
     def __init__(self, model):
         super().__init__()
-        self.m, self.video, self.encoder = model, PlainFrontend(model.video), PlainTransformer(model.encoder)
+        self.m = model
+        self.video, self.encoder = PlainFrontend(model.video), PlainTransformer(model.encoder)
 
     def forward(self, audio, video):
-        return self.encoder(self.m.fusion_proj(self.m.fusion_norm(torch.cat([self.m.audio(audio), self.video(video)], -1))))
+        both = torch.cat([self.m.audio(audio), self.video(video)], -1)
+        return self.encoder(self.m.fusion_proj(self.m.fusion_norm(both)))
 
 
-def parts(model, x):
+def parts(model, x, width):
     "The calls to time: the whole, the video front-end, the transformer."
-    hidden = torch.randn(*x['audio'].shape[:2], model.encoder.e.norm.normalized_shape[0] if isinstance(model, Plain) else model.config.embed_dim)
-    return {'whole': lambda: model(**x), 'front-end': lambda: model.video(x['video']), 'transformer': lambda: model.encoder(hidden)}
+    hidden = torch.randn(*x['audio'].shape[:2], width)
+    return {'whole': lambda: model(**x),
+            'front-end': lambda: model.video(x['video']),
+            'transformer': lambda: model.encoder(hidden)}
 
 
 def in_bf16(call):
@@ -76,20 +83,24 @@ def main(size='base', frames=100, clips=(1, 4), repeats=5, threads=2, bf16=True)
     torch.manual_seed(0)
     model = AVHubert(avhubert_config(size, head='none')).eval()
     for m in model.modules():     # statistics as after training, so that folding has something to fold
-        if isinstance(m, nn.BatchNorm2d): m.running_mean.normal_(0, .1); m.running_var.uniform_(.5, 1.5)
+        if not isinstance(m, nn.BatchNorm2d): continue
+        m.running_mean.normal_(0, .1)
+        m.running_var.uniform_(.5, 1.5)
     plain = Plain(deepcopy(model)).eval()
     with torch.inference_mode(), use_threads(threads):
         for B in clips:
             x = dict(audio=torch.randn(B, frames, 104), video=torch.randn(B, frames, 88, 88))
             torch.testing.assert_close(model(**x).last, plain(**x), rtol=1e-4, atol=1e-4)
-            print(f'{size}, {B} x {frames} frames, {threads} threads: equal outputs; times over those of plain PyTorch, fp32')
-            ours, theirs = parts(model, x), parts(plain, x)
+            print(f'{size}, {B} x {frames} frames, {threads} threads: equal outputs; '
+                  'times over those of plain PyTorch, fp32')
+            ours, theirs = (parts(m, x, model.config.embed_dim) for m in (model, plain))
             for part in ours:
                 calls = {'plain fp32': theirs[part], 'avcomp fp32': ours[part]}
                 if bf16: calls |= {'plain bf16': in_bf16(theirs[part]), 'avcomp bf16': in_bf16(ours[part])}
                 times = time_in_turn(calls, repeats, warmup=1)
                 for name, (low, mid, high) in ratios(times).items():
-                    print(f'  {part:11}  {name:11}  {statistics.median(times[name]):8.1f} ms   ratio {mid:5.2f} ({low:.2f} to {high:.2f})   {1/mid:5.2f} times as fast')
+                    print(f'  {part:11}  {name:11}  {statistics.median(times[name]):8.1f} ms   '
+                          f'ratio {mid:5.2f} ({low:.2f} to {high:.2f})   {1/mid:5.2f} times as fast')
 
 
 if __name__ == '__main__':

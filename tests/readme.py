@@ -12,14 +12,18 @@ def render(
     notebook:Path,  # the front page, its outputs stored
 )->str:             # Markdown, hidden cells left out
     "The text of README.md."
-    hidden = Config(RegexRemovePreprocessor=dict(enabled=True, patterns=[r'#\| *hide', r'---\n']), TagRemovePreprocessor=dict(enabled=True, remove_input_tags=['echo-false']))
+    hidden = Config(
+        RegexRemovePreprocessor=dict(enabled=True, patterns=[r'#\| *hide', r'---\n']),
+        TagRemovePreprocessor=dict(enabled=True, remove_input_tags=['echo-false']))
     nb = nbformat.read(notebook, as_version=4)
     for cell in nb.cells:
         if cell.source.startswith('#| echo: false'): cell.metadata['tags'] = ['echo-false']   # its output speaks alone
     nb.metadata.language_info = {'name': 'python'}   # cleaning strips it; the code fences are marked with it
     text, resources = MarkdownExporter(config=hidden).from_notebook_node(nb)
-    if resources['outputs']: raise ValueError(f"{notebook} holds pictures; README.md can only show text, link to a notebook instead")
-    text = re.sub(r'\]\((?!\w+:|#)([^)]+)\)', lambda m: f"]({normpath('nbs/'+m[1])})", text)   # links are relative to nbs/ in the notebook
+    if resources['outputs']:
+        raise ValueError(f"{notebook} holds pictures; README.md can only show text, link to a notebook instead")
+    def from_root(m): return f"]({normpath('nbs/'+m[1])})"      # links are relative to nbs/ in the notebook
+    text = re.sub(r'\]\((?!\w+:|#)([^)]+)\)', from_root, text)
     lines = [o.rstrip() for o in text.splitlines()]
     kept = [o for i, o in enumerate(lines) if o or (i and lines[i-1])]
     return '\n'.join(kept).strip() + '\n'

@@ -50,7 +50,10 @@ def test_video(io, frames):
     close(centre[:2].flip(-1), io['video.crop_at_offset_flipped'], 'video')
 
 @pytest.mark.parametrize('snr', (-5, 0, 10))
-@pytest.mark.parametrize('case, speech, noise', (('mixed.short', 'aligned', 'short'), ('mixed.loud', 'aligned', 'loud'), ('mixed_loud_speech.loud', 'loud', 'loud')))
+@pytest.mark.parametrize('case, speech, noise', (
+    ('mixed.short', 'aligned', 'short'),
+    ('mixed.loud', 'aligned', 'loud'),
+    ('mixed_loud_speech.loud', 'loud', 'loud')))
 def test_mix(io, case, speech, noise, snr):
     same_counts(mix(wav(f'audio_{speech}'), wav(f'noise_{noise}'), snr), io[f'{case}.snr{snr}'])
 

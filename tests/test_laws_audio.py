@@ -4,8 +4,9 @@ from copy import deepcopy
 import pytest, torch
 from torch.utils.flop_counter import FlopCounterMode
 from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.gates import gate_
 from avcomp.compress.merging import collapse_, merge_
-from avcomp.compress.pruning import gate_, prune_
+from avcomp.compress.pruning import prune_
 from avcomp.models.checkpoints import load_model, save_model
 from avcomp.models.hubert import hubert_config
 

@@ -35,8 +35,8 @@ def check_same(one, two, start):
 
 @pytest.fixture
 def pair(corpus, parts, job):
-    """Jobs whose updates take two batches. One process divides each batch by its own count of frames, several by the mean
-    count: equal if clips are equally long. Batch norm sees a batch in either case."""
+    """Jobs whose updates take two batches. One process divides each batch by its own count of frames, several by the
+    mean count: equal if clips are equally long. Batch norm sees a batch in either case."""
     frames, n = equal_lengths(corpus)
     stage = {'fit.updates': 4, 'fit.max_frames': frames, 'fit.batches': 2, 'task.modality_dropout': 0.}
     data = {'min_frames': frames, 'max_frames': frames}

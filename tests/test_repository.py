@@ -1,15 +1,18 @@
-"The repository agrees with itself: modules, notebooks and README.md. Works on copies; needs no git."
-import re, shutil, subprocess, sys
+"""The repository agrees with itself: modules, notebooks and README.md; and with what the house asks of code.
+
+Works on copies; needs no git."""
+import ast, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from execnb.nbio import mk_cell, new_nb, write_nb
+from execnb.nbio import mk_cell, new_nb, read_nb, write_nb
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, nb_lang
 from readme import render, root
 
 nbs = root/'nbs'
 notebooks = sorted(p for p in nbs.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-modules = sorted(p for p in (root/'avcomp').rglob('*.py') if p.name != '_modidx.py' and p.read_text(encoding='utf-8').strip())
+modules = sorted(p for p in (root/'avcomp').rglob('*.py') if p.name != '_modidx.py' and p.stat().st_size > 1)
+scripts = sorted([*(root/'tests').glob('*.py'), *(root/'benchmarks').glob('*.py'), root/'setup.py'])
 
 def ids(paths): return [p.relative_to(root).as_posix() for p in paths]
 
@@ -21,8 +24,9 @@ def nbdev(command, folder):
 
 def texts(folder):
     "The content of modules and notebooks under `folder`."
-    return {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8') for sub, kind in (('avcomp', '*.py'), ('nbs', '*.ipynb'))
-            for p in sorted((folder/sub).rglob(kind)) if '.ipynb_checkpoints' not in p.parts}
+    paths = [*(folder/'avcomp').rglob('*.py'), *(folder/'nbs').rglob('*.ipynb')]
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8')
+            for p in sorted(paths) if '.ipynb_checkpoints' not in p.parts}
 
 def differing(a, b): return sorted(k for k in a.keys()|b.keys() if a.get(k) != b.get(k))
 
@@ -38,7 +42,8 @@ def test_export_changes_nothing(copy):
     "The notebooks make the committed modules, all of them and no other."
     before = texts(copy)
     for p in (copy/'avcomp').rglob('*.py'): p.unlink()
-    assert differing(before, nbdev('nbdev_export', copy)) == [], "run `make prepare` and commit the modules with their notebooks"
+    after = nbdev('nbdev_export', copy)
+    assert differing(before, after) == [], "run `make prepare` and commit the modules with their notebooks"
 
 def test_clean_changes_nothing(copy):
     before = texts(copy)
@@ -52,7 +57,8 @@ def test_clean_would_be_noticed(copy):
 
 def test_readme_is_fresh():
     expected = render(nbs/'index.ipynb')
-    assert (root/'README.md').read_text(encoding='utf-8') == expected, "run `make readme` and commit README.md with nbs/index.ipynb"
+    current = (root/'README.md').read_text(encoding='utf-8')
+    assert current == expected, "run `make readme` and commit README.md with nbs/index.ipynb"
 
 @pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
 def test_links_lead_somewhere(page):
@@ -75,12 +81,16 @@ def escapes(path):
         if 'notest' in cell.directives_: found.append(f'notest in cell {cell.id}')
     return found
 
-@pytest.mark.parametrize('path', [p for p in notebooks if p.parent.name != 'recipes'], ids=lambda p: p.relative_to(nbs).as_posix())
+tested = [p for p in notebooks if p.parent.name != 'recipes']
+
+@pytest.mark.parametrize('path', tested, ids=ids(tested))
 def test_notebook_is_run(path): assert escapes(path) == []
 
 @pytest.mark.parametrize('source, reason', [
-    (['# A\n\n> b\n\n- skip_exec: true', 'x = 1'], 'skip_exec'), (['# A', '#| eval: false\nx = 1'], 'eval: false in cell'),
-    (['# A', '#| notest\nx = 1'], 'notest in cell'), (['# A', 'nbdev.nbdev_export(); x = 1'], 'nbdev_export in cell'),
+    (['# A\n\n> b\n\n- skip_exec: true', 'x = 1'], 'skip_exec'),
+    (['# A', '#| eval: false\nx = 1'], 'eval: false in cell'),
+    (['# A', '#| notest\nx = 1'], 'notest in cell'),
+    (['# A', 'nbdev.nbdev_export(); x = 1'], 'nbdev_export in cell'),
     (['# A', '#| hide\n#| eval: false\nimport nbdev; nbdev.nbdev_export()'], None)])
 def test_escape_would_be_noticed(tmp_path, monkeypatch, source, reason):
     monkeypatch.setitem(globals(), 'nbs', tmp_path)
@@ -94,3 +104,98 @@ def test_module_has_a_tested_notebook(path):
     assert source, f"{path} was not exported from a notebook"
     notebook = (path.parent/source[1]).resolve()
     assert notebook in notebooks and notebook.parent.name != 'recipes'
+
+# What CONTRIBUTING.md asks of the form of code, where it can be counted.
+
+COLUMNS, CELL_LINES, MODULE_LINES = 120, 40, 260
+FENCED = re.compile(r'^```.*\n((?:.*\n)*?)```', re.M)
+NAMES = re.compile(r'^__all__ = \[[^]]*\]$', re.M)   # nbdev writes and wraps it
+
+def code(path):
+    "Source of every code cell of a notebook, or of a file, by what to call it."
+    if path.suffix == '.py': return {path.name: NAMES.sub('', path.read_text(encoding='utf-8'))}
+    return {f'cell {i}': c.source for i, c in enumerate(read_nb(path).cells) if c.cell_type == 'code'}
+
+def fenced(path):
+    "Code that stands in the text of a notebook."
+    texts = [c.source for c in read_nb(path).cells if c.cell_type == 'markdown'] if path.suffix == '.ipynb' else []
+    return {f'text {i}': block for i, block in enumerate(FENCED.findall('\n\n'.join(texts)))}
+
+def wide(path):
+    "Lines of code with too many columns."
+    return [f'{name}, line {n}: {len(line)} columns' for name, source in (code(path) | fenced(path)).items()
+            for n, line in enumerate(source.splitlines(), 1) if len(line) > COLUMNS]
+
+def long_cells(path):
+    "Export cells with too many lines; directives do not count."
+    found = []
+    for name, source in code(path).items():
+        lines = [line for line in source.splitlines() if not line.startswith('#|')]
+        exported = re.match(r'#\| *exporti?\b', source)
+        if exported and len(lines) > CELL_LINES: found.append(f'{name}: {len(lines)} lines')
+    return found
+
+def parsed(source):
+    "The syntax tree of a cell or module, without lines of IPython's own."
+    return ast.parse('\n'.join('pass' if line.startswith(('%', '!')) else line for line in source.splitlines()))
+
+def chains(path):
+    "Lines on which a second statement follows a semicolon."
+    found = []
+    for name, source in code(path).items():
+        if LAST.fullmatch(source): continue
+        for node in ast.walk(parsed(source)):
+            for body in (getattr(node, part, None) for part in ('body', 'orelse', 'finalbody')):
+                lines = [s.lineno for s in body] if isinstance(body, list) else []
+                found += [f'{name}, line {a}' for a, b in zip(lines, lines[1:]) if a == b]
+    return sorted(set(found))
+
+MODELS = {'model', 'models', 'student', 'teacher', 'encoder', 'decoder', 'writer', 'net', 'bare', 'config', 'cfg'}
+
+def probes(path):
+    "Questions to a model or a config that its contract should answer: `hasattr(model.config, ...)` and the like."
+    found = []
+    for name, source in code(path).items():
+        for node in ast.walk(parsed(source)):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ('hasattr', 'getattr')): continue
+            asked = {n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(node.args[0])
+                     if isinstance(n, (ast.Name, ast.Attribute))}
+            if asked & MODELS: found.append(f'{name}, line {node.lineno}: {ast.unparse(node)}')
+    return found
+
+everything = [*notebooks, *modules, *scripts]
+outside = [p for p in everything if not {'models', 'tests'} & set(p.relative_to(root).parts)]
+
+@pytest.mark.parametrize('path', everything, ids=ids(everything))
+def test_lines_fit(path): assert wide(path) == []
+
+@pytest.mark.parametrize('path', modules, ids=ids(modules))
+def test_one_statement_a_line(path): assert chains(path) == []
+
+@pytest.mark.parametrize('path', notebooks, ids=ids(notebooks))
+def test_export_cells_are_short(path): assert long_cells(path) == []
+
+@pytest.mark.parametrize('path', modules, ids=ids(modules))
+def test_modules_are_short(path): assert len(path.read_text(encoding='utf-8').splitlines()) <= MODULE_LINES
+
+@pytest.mark.parametrize('path', outside, ids=ids(outside))
+def test_models_are_not_probed(path): assert probes(path) == []
+
+@pytest.mark.parametrize('check, source, found', [
+    (wide, 'x = 1  # ' + 'a'*112, ['cell 1, line 1: 121 columns']),
+    (wide, 'x = 1  # ' + 'a'*111, []),
+    (wide, '```sh\n' + 'a'*121 + '\n```', ['text 0, line 1: 121 columns']),
+    (chains, 'x = 1\nif x: y = 1; z = 2', ['cell 1, line 2']),
+    (chains, "x = 'a; b'", []),
+    (chains, '#| hide\nimport nbdev; nbdev.nbdev_export()', []),
+    (long_cells, '#| export\n' + 'x = 1\n'*41, ['cell 1: 41 lines']),
+    (long_cells, '#| export\n' + 'x = 1\n'*40, []),
+    (long_cells, 'x = 1\n'*41, []),
+    (probes, '%time x = 1\nhasattr(self.model.config, "encoder")',
+     ["cell 1, line 2: hasattr(self.model.config, 'encoder')"]),
+    (probes, 'getattr(type(config), "family")', ["cell 1, line 1: getattr(type(config), 'family')"]),
+    (probes, 'getattr(settings, "model")\nhasattr(path, "read")  # hasattr(model, "x")', [])])
+def test_count_would_be_noticed(tmp_path, check, source, found):
+    kind = 'markdown' if source.startswith('```') else 'code'
+    write_nb(new_nb([mk_cell('# A', 'markdown'), mk_cell(source, kind)]), tmp_path/'a.ipynb')
+    assert check(tmp_path/'a.ipynb') == found

@@ -1,9 +1,12 @@
-"The folder that `write_s3prl` makes, used as S3PRL uses an upstream. S3PRL itself is not needed: its loader and featurizer are written here after its protocol."
+"""The folder that `write_s3prl` makes, used as S3PRL uses an upstream.
+
+S3PRL itself is not needed: its loader and featurizer are written here after its protocol."""
 import sys
 import pytest, torch
 from torch import nn
 import torch.nn.functional as F
-from avcomp.compress.pruning import cut_, l1_masks
+from avcomp.compress.l1 import l1_masks
+from avcomp.compress.pruning import cut_
 from avcomp.core import FAMILIES
 from avcomp.evaluate.s3prl import write_s3prl
 from avcomp.models.hubert import hubert_config
@@ -23,14 +26,20 @@ def make(name, **kwargs):
 def pruned(name):
     model = make(name)
     cut_(model, l1_masks(model, 0.4))
-    config = model.config.resized({'encoder.layers.1.attn_layer': 0, 'encoder.layers.1.ffn_layer': 0, 'encoder.layers.3.attn_layer': 0})
+    removed = ('layers.1.attn_layer', 'layers.1.ffn_layer', 'layers.3.attn_layer')
+    config = model.config.resized({f'encoder.{name}': 0 for name in removed})
     small = FAMILIES[config.family][1](config).eval()
     state = model.state_dict()
     small.load_state_dict({k: state[k] for k in small.state_dict()})
     return small
 
-MODELS = {'hubert': lambda: make('hubert_tiny'), 'wavlm': lambda: make('wavlm_tiny'), 'normalising': lambda: make('hubert_tiny', normalize_wav=True, conv_norm='layer', norm_first=True),
-          'pruned hubert': lambda: pruned('hubert_tiny'), 'pruned wavlm': lambda: pruned('wavlm_tiny')}
+MODELS = {
+    'hubert': lambda: make('hubert_tiny'),
+    'wavlm': lambda: make('wavlm_tiny'),
+    'normalising': lambda: make('hubert_tiny', normalize_wav=True, conv_norm='layer', norm_first=True),
+    'pruned hubert': lambda: pruned('hubert_tiny'),
+    'pruned wavlm': lambda: pruned('wavlm_tiny'),
+}
 
 class Hub:
     "S3PRL's hub: every public callable of the hubconf modules that were star-imported."
@@ -48,7 +57,8 @@ class Featurizer(nn.Module):
         super().__init__()
         upstream.eval()
         with torch.no_grad(): states = upstream([torch.randn(RATE)])[selection]    # the probe: one second of noise
-        self.selection, self.normalize, self.rate = selection, normalize, upstream.get_downsample_rates(selection)
+        self.selection, self.normalize = selection, normalize
+        self.rate = upstream.get_downsample_rates(selection)
         self.weights = nn.Parameter(torch.zeros(len(states)))
         self.output_dim = states[0].shape[-1]
 
@@ -80,17 +90,20 @@ def clips(*lengths):
 @torch.no_grad()
 def test_states_are_those_of_the_model(case):
     model, upstream = case
-    assert isinstance(upstream, nn.Module) and not upstream.model.training and upstream.get_downsample_rates('hidden_states') == 320
+    assert isinstance(upstream, nn.Module) and not upstream.model.training
+    assert upstream.get_downsample_rates('hidden_states') == 320
     wavs = clips(16000, 7000, 23456)
     result = upstream(wavs)
     assert len(result['hidden_states']) == model.config.num_layers + 1
     assert {tuple(s.shape) for s in result['hidden_states']} == {(3, model.num_frames(23456), 128)}
     for i, w in enumerate(wavs):    # padded in a batch or alone, through S3PRL or not
         alone = model(w[None])
-        for state, own, only in zip(result['hidden_states'], alone.hidden_states, upstream([w])['hidden_states'], strict=True):
+        single = upstream([w])['hidden_states']
+        for state, own, only in zip(result['hidden_states'], alone.hidden_states, single, strict=True):
             torch.testing.assert_close(state[i, :own.shape[1]], own[0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(only, own, atol=0, rtol=0)
-        torch.testing.assert_close(result['last_hidden_state'][i, :alone.last.shape[1]], alone.last[0], atol=1e-5, rtol=1e-5)
+        last = result['last_hidden_state'][i, :alone.last.shape[1]]
+        torch.testing.assert_close(last, alone.last[0], atol=1e-5, rtol=1e-5)
 
 @pytest.mark.parametrize('normalize', [False, True])
 def test_featurizer(case, normalize):
@@ -116,7 +129,8 @@ def test_fine_tuning(case):
     upstream.train()
     result = upstream(clips(8000))
     sum(s.square().mean() for s in result['hidden_states']).backward()
-    assert [n for n, p in upstream.named_parameters() if p.grad is None and p.numel() and not n.startswith(('model.encoder.norm', 'model.mask_emb'))] == []
+    without = [n for n, p in upstream.named_parameters() if p.grad is None and p.numel()]
+    assert [n for n in without if not n.startswith(('model.encoder.norm', 'model.mask_emb'))] == []
 
 def test_checkpoint_and_reload(tmp_path):
     "`-k` gives another checkpoint, and the folder is also a folder for `load_model`."
@@ -126,7 +140,8 @@ def test_checkpoint_and_reload(tmp_path):
     up = Hub(tmp_path, 'up').up
     w = clips(4000)
     with torch.no_grad():
-        torch.testing.assert_close(up(ckpt=str(tmp_path/'other'))(w)['hidden_states'][2], other(w[0][None]).hidden_states[2])
+        state = up(ckpt=str(tmp_path/'other'))(w)['hidden_states'][2]
+        torch.testing.assert_close(state, other(w[0][None]).hidden_states[2])
         torch.testing.assert_close(load_model(tmp_path/'up')(w[0][None]).last, model(w[0][None]).last)
     write_s3prl(tmp_path/'other', tmp_path/'up', 'up')    # replaced as a whole
     assert len(up()(w)['hidden_states']) == 3

@@ -54,7 +54,7 @@ def toys(job):
     def make(out, **settings):
         plain = job('distill', out, {'fit.updates': 12, 'fit.max_frames': 90}, checkpoint_every=2, seed=2)
         task, views = plain.stage.task, plain.stage.views
-        terms = (*task.terms, Energy(0.1))
+        terms = (*task.terms, Energy(weight=0.1))
         changes = {'stage.methods': (Mask(0.25),), 'stage.task.terms': terms, 'stage.views': (Gain(), *views)}
         return change(plain, changes | settings)
     return make

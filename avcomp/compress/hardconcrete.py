@@ -11,7 +11,9 @@ import torch
 from torch import nn, Tensor
 
 # %% ../../nbs/compress/02_hardconcrete.ipynb #bb5abebc
-BETA, GAMMA, ZETA, EPS = 2/3, -0.1, 1.1, 1e-6   # temperature, stretch limits, distance of u from 0 and 1
+BETA = 2/3                 # temperature
+GAMMA, ZETA = -0.1, 1.1    # stretch limits
+EPS = 1e-6                 # distance of u from 0 and 1
 
 def open_prob(
     log_alpha:Tensor,   # gate logits, any shape
@@ -19,6 +21,7 @@ def open_prob(
     "Probability that each gate is open (Louizos et al. 2018, section 2.2)."
     return torch.sigmoid(log_alpha.double() - BETA*math.log(-GAMMA/ZETA))
 
+# %% ../../nbs/compress/02_hardconcrete.ipynb #f1814660
 def sample_gates(
     log_alpha:Tensor,                       # gate logits, any shape
     generator:torch.Generator|None=None,    # None = PyTorch's own
@@ -39,37 +42,45 @@ def whole_multiple(
     least = min(n, -(-min_size//multiple)*multiple)
     return max(min((multiple*round(kept/multiple), n), key=lambda k: abs(k - kept)), least)
 
+# %% ../../nbs/compress/02_hardconcrete.ipynb #38a9d08e
 def eval_mask(
     log_alpha:Tensor,   # (n,) gate logits
     min_size:int=0,     # entries that stay open
     multiple:int=1,     # the number of open entries is a multiple of this, or n
-)->Tensor:              # (n,) values in [0, 1], exactly 0 where closed
+)->Tensor:              # (n,) values in [0, 1], exactly 0 where closed; at least in single precision
     "Deterministic gates: the expected number stays open, at a soft value (Louizos et al. 2018; DPHuBERT, section 2.2)."
-    n = len(log_alpha)
-    kept = whole_multiple(n - round(n - open_prob(log_alpha).sum().item()), multiple, n, min_size)
-    soft = torch.sigmoid(0.8*log_alpha/BETA).clamp_min(1e-30)   # what stays is never exactly 0
-    order = log_alpha.argsort(stable=True)
-    return soft.index_fill(0, order[:n - kept], 0)
+    n, expected = len(log_alpha), open_prob(log_alpha).sum().item()
+    if math.isnan(expected):
+        raise ValueError("gate logits are numbers, got NaN: training diverged; go back to an earlier checkpoint, "
+                         "or train with a lower rate for the gates")
+    kept = whole_multiple(n - round(n - expected), multiple, n, min_size)
+    single = log_alpha.to(torch.promote_types(log_alpha.dtype, torch.float32))   # half precision has no 1e-30
+    soft = torch.sigmoid(0.8*single/BETA).clamp_min(1e-30)                       # what stays is never exactly 0
+    return soft.index_fill(0, log_alpha.argsort(stable=True)[:n - kept], 0)
 
+# %% ../../nbs/compress/02_hardconcrete.ipynb #942e657b
 class HardConcrete(nn.Module):
     "Gates of one dimension: random in training mode, fixed in eval mode."
     def __init__(self,
         n:int,               # entries of the dimension
-        init_drop:float,     # probability-like initial drop rate in (0, 1): logits start around log(1 - d) - log(d)
+        init_drop:float,     # initial drop rate d in (0, 1): logits start around log(1 - d) - log(d)
         min_size:int=0,      # entries that stay open in eval mode
         generator:torch.Generator|None=None,   # for the initial logits; None = PyTorch's own
         multiple:int=1,      # in eval mode the number of open entries is a multiple of this, or n
     ):
-        if multiple < 1: raise ValueError(f"multiple is what the number of open entries is rounded to, at least 1; got {multiple!r}")
+        if multiple < 1:
+            raise ValueError(f"multiple is what the number of open entries is rounded to, at least 1; got {multiple!r}")
         if not 0 < init_drop < 1: raise ValueError(f"init_drop is the initial drop rate, in (0, 1); got {init_drop!r}")
         super().__init__()
         self.multiple, self.min_size = multiple, whole_multiple(0, multiple, n, min_size)
-        self.log_alpha = nn.Parameter(torch.randn(n, generator=generator)*0.01 + math.log(1 - init_drop) - math.log(init_drop))
+        noise = torch.randn(n, generator=generator)*0.01
+        self.log_alpha = nn.Parameter(noise + math.log(1 - init_drop) - math.log(init_drop))
 
-    def l0_norm(self):
+    def l0_norm(self)->Tensor:
         "Expected number of open gates, a differentiable float64 scalar."
         return open_prob(self.log_alpha).sum()
 
-    def forward(self):
+    def forward(self)->Tensor:
         "Gate values (n,): a sample in training mode, the fixed mask in eval mode."
-        return sample_gates(self.log_alpha) if self.training else eval_mask(self.log_alpha, self.min_size, self.multiple)
+        if self.training: return sample_gates(self.log_alpha)
+        return eval_mask(self.log_alpha, self.min_size, self.multiple)

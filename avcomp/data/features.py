@@ -27,7 +27,8 @@ def mel_filters()->Tensor: # (26, 257) float64 weights, filter by FFT bin
     hz = 700*(10**(torch.linspace(0, 1, NUM_MEL+2, dtype=torch.float64)*top/2595) - 1)
     b = ((NFFT+1)*hz/SAMPLE_RATE).floor()[:, None]
     k = torch.arange(NFFT//2 + 1)
-    rise, fall = (k - b[:-2])/(b[1:-1] - b[:-2]), (b[2:] - k)/(b[2:] - b[1:-1])
+    rise = (k - b[:-2])/(b[1:-1] - b[:-2])
+    fall = (b[2:] - k)/(b[2:] - b[1:-1])
     return torch.minimum(rise, fall).clamp(min=0)
 
 # %% ../../nbs/data/02_features.ipynb #c07c9dc4
@@ -37,7 +38,7 @@ def fbank_frames(
     "Frames of `logfbank`: one up to 400 samples, then one more per started 160 (python_speech_features `framesig`)."
     return 1 + (torch.as_tensor(samples) - WIN + HOP - 1).clamp(min=0)//HOP
 
-#| export
+# %% ../../nbs/data/02_features.ipynb #0d23bc49
 def fbank_rows(
     samples:int|Tensor, # number of samples, any shape, >= 1
 )->Tensor:              # int64, same shape: number of 25 Hz rows
@@ -48,17 +49,19 @@ def fbank_rows(
 def check_wav(
     wav:Tensor,                # (N,) or (B, N) waveform(s) in [-1, 1], tensor or array
     lengths:Tensor|None=None,  # (B,) samples of each clip, in 1..N; None = no padding
-)->tuple:                      # `wav` as a tensor, `lengths` as an int64 tensor of shape (B,) or ()
+)->tuple[Tensor, Tensor]:      # `wav` as a tensor, `lengths` as an integer tensor of shape (B,) or ()
     "Refuse waveforms and lengths that would silently give wrong features."
     wav = torch.as_tensor(wav)
     if wav.ndim not in (1, 2) or wav.numel() == 0:
-        raise ValueError(f"expected a non-empty waveform (N,) or batch (B, N), got shape {tuple(wav.shape)}; drop empty clips and average channels first")
+        raise ValueError(f"expected a non-empty waveform (N,) or batch (B, N), got shape {tuple(wav.shape)}; "
+                         "drop empty clips and average channels first")
     if not wav.is_floating_point():
         raise ValueError(f"expected float samples in [-1, 1], got {wav.dtype}; divide int16 counts by 32768")
     N, shape = wav.shape[-1], wav.shape[:-1]
-    lengths = torch.full(shape, N, device=wav.device) if lengths is None else torch.as_tensor(lengths, device=wav.device)
+    lengths = torch.as_tensor(torch.full(shape, N) if lengths is None else lengths, device=wav.device)
     if lengths.shape != shape or lengths.is_floating_point() or lengths.min() < 1 or lengths.max() > N:
-        raise ValueError(f"lengths must be whole numbers of samples in 1..{N}, one per clip (shape {tuple(shape)}); got {lengths.tolist()}")
+        raise ValueError(f"lengths must be whole numbers of samples in 1..{N}, one per clip "
+                         f"(shape {tuple(shape)}); got {lengths.tolist()}")
     return wav, lengths
 
 # %% ../../nbs/data/02_features.ipynb #4c23cd6f
@@ -69,7 +72,7 @@ def mel_energies(
     spec = torch.fft.rfft(frames, NFFT)
     return (spec.real.square() + spec.imag.square())/NFFT @ mel_filters().to(frames.device).T
 
-# %% ../../nbs/data/02_features.ipynb #ad16679a
+# %% ../../nbs/data/02_features.ipynb #167bed1e
 def logfbank(
     wav:Tensor,                # (N,) or (B, N) waveform(s) at 16 kHz in [-1, 1]
     lengths:Tensor|None=None,  # (B,) samples of each clip; None = no padding
@@ -77,13 +80,17 @@ def logfbank(
     "Natural-log mel filterbanks of int16 counts (python_speech_features `logfbank` defaults)."
     wav, lengths = check_wav(wav, lengths)
     if wav.ndim == 1: return logfbank(wav[None])[0]
+    pos = partial(torch.arange, device=wav.device)
     counts = fbank_frames(lengths)
-    num, N, pos = int(counts.max()), wav.shape[1], partial(torch.arange, device=wav.device)
+    num, N = int(counts.max()), wav.shape[1]
     x = wav.double()*32768
     x = torch.cat([x[:, :1], x[:, 1:] - 0.97*x[:, :-1]], dim=1)
     x = x.masked_fill(pos(N) >= lengths[:, None], 0)
-    x = F.pad(x, (0, (num-1)*HOP + WIN - N))                     # a negative amount cuts
-    mel = torch.stack([mel_energies(clip) for clip in x.unfold(1, WIN, HOP)])  # one by one: a clip's spectra fit the cache, a batch's do not
+    x = F.pad(x, (0, (num-1)*HOP + WIN - N))   # a negative amount cuts
+    mel = torch.stack([mel_energies(clip) for clip in x.unfold(1, WIN, HOP)])
+    if len(bad := (~mel.isfinite()).flatten(1).any(1).nonzero()):
+        raise ValueError(f"expected finite samples in [-1, 1], got NaN or infinity in clips {bad.flatten().tolist()} "
+                         "of the batch; mend the recording or leave the clip out")
     out = mel.masked_fill(mel == 0, torch.finfo(mel.dtype).eps).log().float()
     return out.masked_fill((pos(num) >= counts[:, None])[..., None], 0)
 
@@ -92,21 +99,22 @@ def stack_frames(
     x:Tensor,          # (..., F, D) frames
     stack:int=STACK,   # frames per row, >= 1
 )->Tensor:             # (..., ceil(F/stack), stack*D): row t holds frames stack*t.., oldest first
-    "Join neighbouring frames into rows; missing frames of the last row are literal zeros (Shi et al. 2022, section 4.1)."
+    "Join neighbouring frames into rows; missing frames of the last row are zeros (Shi et al. 2022, section 4.1)."
     x = F.pad(x, (0, 0, 0, -x.shape[-2] % stack))
     return x.unflatten(-2, (-1, stack)).flatten(-2)
 
 # %% ../../nbs/data/02_features.ipynb #612c0243
 def fbank(
     wav:Tensor,                     # (N,) or (B, N) waveform(s) at 16 kHz in [-1, 1]
-    num_frames:int|Tensor|None=None,# video frames T (a number, or (B,) for a batch) to cut or zero-pad to; None = all rows of the audio
+    num_frames:int|Tensor|None=None,# video frames T, (B,) for a batch, to cut or pad to; None = all rows of the audio
     lengths:Tensor|None=None,       # (B,) samples of each clip; None = no padding
 )->Tensor:                          # (T, 104) or (B, max T, 104) float32; zeros after a clip's T
     "Audio input of AV-HuBERT: stacked log filterbanks, each row normalised by itself (Shi et al. 2022, section 4.1)."
     wav, lengths = check_wav(wav, lengths)
-    rows = fbank_rows(lengths) if num_frames is None else torch.as_tensor(num_frames, device=wav.device)
+    rows = torch.as_tensor(fbank_rows(lengths) if num_frames is None else num_frames, device=wav.device)
     if rows.shape != lengths.shape or rows.is_floating_point() or rows.min() < 0:
-        raise ValueError(f"num_frames must be whole and >= 0, one per clip (shape {tuple(lengths.shape)}); got {num_frames!r}")
+        raise ValueError(f"num_frames must be whole and >= 0, one per clip (shape {tuple(lengths.shape)}); "
+                         f"got {num_frames!r}")
     if wav.ndim == 1: return fbank(wav[None], rows[None])[0]
     x, T = stack_frames(logfbank(wav, lengths)), int(rows.max())
     x = F.pad(x, (0, 0, 0, T - x.shape[1]))
@@ -125,24 +133,25 @@ def clip_generator(
 # %% ../../nbs/data/02_features.ipynb #234cc90b
 def crop_flip(
     frames:Tensor,                      # (T, H, W) or (B, T, H, W) frames, any dtype, H and W >= `size`
-    train:bool=False,                   # True: random window and flip per clip; False: the centre
-    generator:torch.Generator|None=None,# source of randomness when training; None = torch's global one
+    generator:torch.Generator|None=None,# decides window and mirroring; None = the centre, never mirrored
     size:int=CROP,                      # side of the window in pixels
+    flip:float=0.5,                     # probability that a clip is mirrored, in [0, 1]
 )->Tensor:                              # (T, size, size) or (B, T, size, size), same dtype
-    "Cut one window per clip, and mirror half of the clips in training (Shi et al. 2022, section 4.1)."
+    "Cut one window per clip, and mirror some of the clips (Shi et al. 2022, section 4.1)."
     frames = torch.as_tensor(frames)
-    if frames.ndim == 4: return torch.stack([crop_flip(f, train, generator, size) for f in frames])
+    if frames.ndim == 4: return torch.stack([crop_flip(f, generator, size, flip) for f in frames])
     if frames.ndim != 3 or min(frames.shape[1:]) < size:
-        raise ValueError(f"expected gray frames (T, H, W) of at least {size}x{size} pixels, got {tuple(frames.shape)}; crop the mouth at 96x96 first")
+        raise ValueError(f"expected gray frames (T, H, W) of at least {size}x{size} pixels, "
+                         f"got {tuple(frames.shape)}; crop the mouth at 96x96 first")
     room = torch.tensor(frames.shape[1:]) - size
-    draw = torch.rand(3, generator=generator) if train else None
-    y, x = ((draw[:2]*(room + 1)).long() if train else room//2).tolist()
-    frames = frames[:, y:y+size, x:x+size]
-    return frames.flip(-1) if train and draw[2] < 0.5 else frames
+    draw = None if generator is None else torch.rand(3, generator=generator)
+    y, x = (room//2 if draw is None else (draw[:2]*(room + 1)).long()).tolist()
+    window = frames[:, y:y+size, x:x+size]
+    return window.flip(-1) if draw is not None and draw[2] < flip else window
 
 # %% ../../nbs/data/02_features.ipynb #6375eeb4
 def normalise_video(
-    frames:Tensor, # gray frames in 0..255, any shape
+    frames:Tensor, # gray frames in 0..255, uint8 or float, any shape
 )->Tensor:         # float32, same shape: 0 is the mean gray, 1 one standard deviation above it
     "Scale gray to AV-HuBERT's input, (x/255 - 0.421)/0.165; pad *after* this, with 0 (Shi et al. 2022, section 4.1)."
     return torch.as_tensor(frames).float().mul(1/(255*GRAY_STD)).sub(GRAY_MEAN/GRAY_STD)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from ..core import atomic_path
 from ..models.checkpoints import load_model, save_model
+from ..models.contract import Model
 
 # %% ../../nbs/evaluate/05_s3prl.ipynb #00e8fbe4
 class UpstreamExpert(nn.Module):
@@ -32,13 +33,13 @@ class UpstreamExpert(nn.Module):
 
     def forward(self,
         wavs,   # list of float tensors (N,) at 16 kHz, on the device of the model
-    )->dict:    # 'hidden_states', L+1 tensors (B, T, D), and 'last_hidden_state' (B, T, D)
+    )->dict[str, torch.Tensor|tuple]:   # 'hidden_states', L+1 tensors (B, T, D), and 'last_hidden_state' (B, T, D)
         "Encode a list of clips."
         lengths = torch.tensor([len(w) for w in wavs], device=wavs[0].device)
-        out = self.model(nn.utils.rnn.pad_sequence(wavs, batch_first=True), lengths)
+        out = self.model.encode(nn.utils.rnn.pad_sequence(wavs, batch_first=True), lengths)
         return dict(hidden_states=tuple(out.hidden_states), last_hidden_state=out.last)
 
-# %% ../../nbs/evaluate/05_s3prl.ipynb #bb897331
+# %% ../../nbs/evaluate/05_s3prl.ipynb #ed003837
 HUBCONF = '''"""S3PRL upstream {name}: {summary}. Made by avcomp, which it needs.
 
 Put this folder into s3prl/upstream under the name {name}, and add to s3prl/hub.py
@@ -52,16 +53,19 @@ def {name}(ckpt=None, **kwargs):
 '''
 
 def write_s3prl(
-    model:nn.Module|str|Path,   # waveform model, or what `load_model` reads
-    folder:str|Path,            # where to write hubconf.py, expert.py, config.json and model.safetensors
-    name:str='my_student',      # name for S3PRL's `-u`, a Python identifier
-)->Path:                        # the folder
+    model:Model|str|Path,     # waveform model, or what `load_model` reads
+    folder:str|Path,          # where to write hubconf.py, expert.py, config.json and model.safetensors
+    name:str='my_student',    # name for S3PRL's `-u`, a Python identifier
+)->Path:                      # the folder
     "Write a model as an upstream of S3PRL (s3prl/upstream/example is the pattern)."
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith('_'):
         raise ValueError(f"S3PRL calls an upstream by the name of a function, such as 'my_student'; got {name!r}")
-    if not isinstance(model, nn.Module): model = load_model(model)
-    if 'wav' not in model.inputs: raise ValueError(f"S3PRL gives waveforms, but a model of family {model.family!r} takes {', '.join(model.inputs)}; choose a waveform model")
-    summary = f'{model.family}, {len(model.encoder.layers)} layers, {sum(p.numel() for p in model.parameters()):,} parameters'
+    if not isinstance(model, Model): model = load_model(model)
+    if 'wav' not in model.inputs:
+        raise ValueError(f"S3PRL gives waveforms, but a model of family {model.family!r} takes "
+                         f"{', '.join(model.inputs)}; choose a waveform model")
+    params = sum(p.numel() for p in model.parameters())
+    summary = f'{model.family}, {len(model.transformer.layers)} layers, {params:,} parameters'
     with atomic_path(folder) as tmp:
         save_model(model, tmp)
         (tmp/'expert.py').write_text('from avcomp.evaluate.s3prl import UpstreamExpert\n')

@@ -12,17 +12,20 @@ import jiwer
 def check_pairs(
     references:list,   # sentences said
     hypotheses:list,   # sentences recognised, in the same order
-)->tuple:              # both as lists
+)->tuple[list[str], list[str]]:   # both as lists
     "Refuse what has no word error rate."
     if isinstance(references, str) or isinstance(hypotheses, str):
         raise ValueError("expected lists of sentences, got a string; put single sentences into lists")
     references, hypotheses = list(references), list(hypotheses)
     if len(references) != len(hypotheses):
-        raise ValueError(f"expected one hypothesis per reference, got {len(references)} references and {len(hypotheses)} hypotheses; write '' where nothing was recognised")
+        raise ValueError(f"expected one hypothesis per reference, got {len(references)} references "
+                         f"and {len(hypotheses)} hypotheses; write '' where nothing was recognised")
     if not any(r.split() for r in references):
-        raise ValueError(f"expected at least one word among the references, got {len(references)} sentences without any; was the text of the clips loaded?")
+        raise ValueError(f"expected at least one word among the references, got {len(references)} sentences "
+                         "without any; was the text of the clips loaded?")
     return references, hypotheses
 
+# %% ../../nbs/evaluate/01_wer.ipynb #77730e95
 def wer(
     references:list,   # sentences said
     hypotheses:list,   # sentences recognised, in the same order

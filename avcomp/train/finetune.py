@@ -112,8 +112,8 @@ class FinetuneTraining(Training):
         if 'decoder' in heads:
             start = torch.full_like(tokens[:, :1], vocab.sos)
             logits = self.model.decode_logits(out, torch.cat([start, tokens[:, :-1]], 1))
-            terms = label_smoothed_loss(logits, tokens, task.label_smoothing, vocab.pad, norm=self.norm)
+            terms = label_smoothed_loss(logits, tokens, vocab, task.label_smoothing, self.norm)
         if 'ctc_head' in heads and task.ctc_weight:
-            ctc = ctc_loss(self.model.ctc_log_probs(out), tokens, out.padding_mask, vocab, norm=self.norm)['total']
+            ctc = ctc_loss(self.model.ctc_log_probs(out), tokens, vocab, out.padding_mask, self.norm)['total']
             terms = terms | {'ctc': ctc.detach(), 'total': terms['total'] + task.ctc_weight*ctc}
         return terms

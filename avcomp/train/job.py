@@ -35,9 +35,7 @@ class Data:
     def contents(self)->dict[str, object]:
         "What counts in place of layout, folders and subset: clips with their words, and recordings of noise."
         corpus = self.open()
-        recordings = [(split, name, Path(c.id).name, c.recording.num_samples)
-                      for split, kinds in corpus.noises.items() for name, cuts in kinds.items() for c in cuts]
-        return dict(folder=corpus.id, noise=digest(recordings), layout=None, subset=None)
+        return dict(folder=corpus.id, noise=corpus.noise_id, layout=None, subset=None)
 
 # %% ../../nbs/train/07_job.ipynb #983179c2
 LAUNCHERS = ('local', 'torchrun', 'slurm')

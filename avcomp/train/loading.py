@@ -10,7 +10,8 @@ import os
 from functools import partial
 import lightning as L
 from torch.nn.utils.rnn import pad_sequence
-from ..data.batches import ClipDataset, filter_cuts, make_loader, num_batches
+from ..data.batches import ClipDataset, make_loader
+from ..data.plans import filter_cuts, num_batches
 from ..data.shards import Shards
 from ..data.tokens import Tokenizer
 from ..models.contract import Model

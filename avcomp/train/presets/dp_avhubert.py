@@ -8,7 +8,7 @@ __all__ = ['DROPOUTS', 'DISTILL', 'NOISY', 'FOLLOW', 'FOLLOW_CLOSELY', 'GATES', 
 
 # %% ../../../nbs/train/presets/01_dp_avhubert.ipynb #827c17d7
 from dataclasses import replace
-from ...compress.lagrangian import Gating
+from ...compress.pruning import Gating
 from ...compress.merging import Merging
 from ...data.views import Crop, Noise
 from ...distill.terms import Layers
@@ -24,8 +24,8 @@ from ..task import Stage
 DROPOUTS = Regularisation(dropout=0.1, attention_dropout=0.1, input_dropout=0.1)
 DISTILL = Fit(50_000, max_frames=4000, batches=4, clip_norm=10., optimizer=AdamW(2e-3), schedule=Linear(15_000))
 NOISY = (Noise(prob=0.25, snr_db=0.), Crop())
-FOLLOW = Distill(DROPOUTS, terms=(Layers(((0,), (4, 8, 12)), l1=0.1, cos=1.),))
-FOLLOW_CLOSELY = Distill(DROPOUTS, terms=(Layers(((0,), (4, 8, 12)), l1=1., cos=1.),))
+FOLLOW = Distill(DROPOUTS, terms=(Layers(groups=((0,), (4, 8, 12)), l1=0.1, cos=1.),))
+FOLLOW_CLOSELY = Distill(DROPOUTS, terms=(Layers(groups=((0,), (4, 8, 12)), l1=1., cos=1.),))
 GATES = Gating(units=('conv', 'head', 'ffn'), target=0.7, warmup=10_000, lr=2e-2)
 MERGE = Merging('QKV', step=2500)
 

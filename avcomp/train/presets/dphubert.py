@@ -8,7 +8,7 @@ __all__ = ['FOLLOW', 'PREDICT_ALL', 'JOINT', 'SECOND', 'GATES', 'MERGE', 'BASE',
 
 # %% ../../../nbs/train/presets/02_dphubert.ipynb #def6b74b
 from dataclasses import replace
-from ...compress.lagrangian import Gating
+from ...compress.pruning import Gating
 from ...compress.merging import Merging
 from ...data.views import Noise
 from ...distill.terms import Layers
@@ -23,8 +23,8 @@ from ..schedules import Linear, TriStage
 from ..task import Stage
 
 # %% ../../../nbs/train/presets/02_dphubert.ipynb #409cb488
-FOLLOW = Distill(DROPOUTS, terms=(Layers(((0,), (4, 8, 12)), l1=1., cos=1.),))
-PREDICT_ALL = Distill(DROPOUTS, terms=(Layers(((4, 8, 12),), 'predlayer', l1=1., cos=1., cos_type='log_sig'),))
+FOLLOW = Distill(DROPOUTS, terms=(Layers(groups=((0,), (4, 8, 12)), l1=1., cos=1.),))
+PREDICT_ALL = Distill(DROPOUTS, terms=(Layers(groups=((4, 8, 12),), mode='predlayer', l1=1., cos=1., cos_type='log_sig'),))
 JOINT = Fit(50_000, max_frames=4000, batches=4, clip_norm=10., optimizer=AdamW(2e-4), schedule=Linear(15_000))
 SECOND = Fit(25_000, max_frames=4000, batches=4, clip_norm=10., optimizer=AdamW(1e-4), schedule=Linear(5000))
 GATES = Gating(units=('conv', 'head', 'ffn'), target=0.75, warmup=5000, lr=2e-2)
