@@ -24,7 +24,7 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    package_data={cfg['lib_name']: ['assets/**/*']},
+    package_data={cfg['lib_name']: ['assets/**/*', 'py.typed']},
     entry_points={'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )

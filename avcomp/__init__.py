@@ -14,10 +14,11 @@ __version__ = "0.1.0"
 PUBLIC = {   # module: its public names
     'core': 'config_to_json config_from_json',
     'models.avhubert': 'AVHubert AVHubertConfig avhubert_config',
-    'models.decoder': 'AVHubertS2S AVHubertS2SConfig avhubert_s2s_config',
+    'models.avhubert_s2s': 'AVHubertS2S AVHubertS2SConfig avhubert_s2s_config',
     'models.hubert': 'Hubert Wav2Vec2 WavLM HubertConfig Wav2Vec2Config WavLMConfig hubert_config',
     'models.checkpoints': 'load_model save_model',
-    'models.audio_checkpoints': 'to_transformers save_dphubert',
+    'models.formats.huggingface_writing': 'to_transformers',
+    'models.formats.dphubert_writing': 'save_dphubert',
     'compress.dims': 'count_params count_macs',
     'compress.pruning': 'gate_ prune_',
     'compress.merging': 'merge_ collapse_',
@@ -37,7 +38,8 @@ def __getattr__(
     name:str,   # a name in `__all__`
 ):
     "The public object called `name`, from the module that is its home."
-    if name not in _home: raise AttributeError(f"module 'avcomp' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    if name not in _home:
+        raise AttributeError(f"module 'avcomp' has no attribute {name!r}; its public names are {', '.join(__all__)}")
     globals()[name] = value = getattr(import_module(f'avcomp.{_home[name]}'), name)
     return value
 

@@ -58,6 +58,12 @@ class Model(nn.Module):
         return bool(self.heads)
 
     @property
+    def num_classes(self)->int:
+        "Classes that its pre-training head tells apart, the special ones included; 0 without such a head."
+        heads = dict(self.named_children())
+        return len(self.cluster_emb) if 'final_proj' in heads else 0
+
+    @property
     def bare(self)->'Model':
         "The encoder without a decoder around it."
         return self

@@ -105,8 +105,8 @@ def run_grid(
     if failed:
         first = next(iter(failed))
         names = [Path(f).name for f in failed]
-        raise RuntimeError(f"{len(failed)} of {len(cells)} cells failed: {names}; run the grid again to go on with them. "
-                           f"The log of {first} ends with:\n{failed[first]}")
+        raise RuntimeError(f"{len(failed)} of {len(cells)} cells failed: {names}; run the grid again to go on with "
+                           f"them. The log of {first} ends with:\n{failed[first]}")
     return [(c, c.report()) for c in cells]
 
 # %% ../../nbs/train/12_grid.ipynb #ae23cb95

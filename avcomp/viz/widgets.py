@@ -61,6 +61,7 @@ def refill(
     if keep and before in [o if isinstance(o, str) else o[0] for o in options]: control.label = before
     control.disabled = False
 
+# %% ../../nbs/viz/02_widgets.ipynb #d15e936f
 def html_table(
     cells:dict,   # row name -> column name -> text; rows may lack columns
 )->str:           # HTML; – where a cell is missing
