@@ -4,7 +4,8 @@ import pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from avcomp.compress.dims import count_macs, count_params, size_polynomial
-from avcomp.compress.pruning import gate_, prune_
+from avcomp.compress.gates import gate_
+from avcomp.compress.pruning import prune_
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.checkpoints import load_model, save_model
 

@@ -46,6 +46,13 @@ class History:
             seen['steps'].append(update)
             for row, numbers in rows.items(): seen['rows'].setdefault(row, []).append(list(numbers))
 
+    def add_validation(self,
+        update:int,         # updates done
+        loss:float|None,    # on validation clips; None = there are none
+    ):
+        "Add a point to the validation curve."
+        if loss is not None: self.curves.setdefault('loss_valid', []).append((update, loss))
+
     def to_dict(self)->dict[str, dict]:
         "What history.json holds."
         return dict(curves=self.curves, records=self.records)
@@ -107,7 +114,7 @@ class Keeper(L.Callback):
     def __init__(self,
         job:Job,       # the job that runs
         stage:Stage,   # its stage, in updates
-        id:str='',     # its `id`
+        id:str,        # its `id`
     ):
         self.job, self.stage, self.id, self.bar = job, stage, id, None
         self.updates, self.history = stage.fit.updates, History(stage.fit.updates)
@@ -127,8 +134,7 @@ class Keeper(L.Callback):
         self.record(self.done, numbers, pl_module.running)
         self.keep(trainer, pl_module)
         if self.done % self.job.run.checkpoint_every and self.done < self.updates: return
-        if (loss := validation_loss(trainer, pl_module)) is not None:
-            self.history.curves.setdefault('loss_valid', []).append((self.done, loss))
+        self.history.add_validation(self.done, validation_loss(trainer, pl_module))
         if self.done < self.updates: save_checkpoint(trainer, Path(self.job.out)/'last.ckpt')
 
     def record(self, update, numbers, methods):
@@ -137,8 +143,8 @@ class Keeper(L.Callback):
         if self.bar is not None: advance(self.bar, numbers)
 
     def keep(self, trainer, task):
-        wanted = self.done in self.stage.fit.keep and trainer.is_global_zero
-        if wanted: save_model(task.model, kept_model(self.job.out, self.done))
+        if self.done not in self.stage.fit.keep or not trainer.is_global_zero: return
+        save_model(task.model, kept_model(self.job.out, self.done))
 
     def close(self, *args):
         if self.bar is not None: self.bar.close()
