@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..data.batches import ClipDataset, make_loader, streams_of
 from ..data.plans import num_batches
 from ..data.views import bind_views, condition_views
-from .results import Robustness, identify, open_results, save_results, text_of
+from .results import Robustness, evaluation_digest, open_results, save_results, text_of
 from ..models.contract import Model, batch_inputs, choose_streams
 from ..settings import digest
 
@@ -198,7 +198,7 @@ def robustness(
     cuts, streams = list(cuts), {m: choose_streams(model, m) for m in modalities}
     if conditions is None: conditions = 'clean', *(noise_conditions(noises, snrs) if noise_cuts is not None else ())
     plan = plan_conditions(streams, conditions, noise_cuts)
-    identity = identify(model, tokenizer, cuts, noise_cuts, seed, beam_size, corpus_id)
+    identity = evaluation_digest(model, tokenizer, cuts, noise_cuts, seed, beam_size, corpus_id)
     result = open_results(path, identity) or Robustness(identity, {c.id: text_of(c) for c in cuts})
     todo = {c: (v, [m for m in ms if not result.has(m, c, v)]) for c, (v, ms) in plan.items()}
     cache = StreamCache(model, cuts, [v for v, ms in todo.values() if ms], noise_cuts, seed, max_frames)

@@ -74,6 +74,11 @@ def avhubert_config(
 # %% ../../nbs/models/04_avhubert.ipynb #3853a2cb
 class ClusterModel(Model):
     "A model that may carry the head of pre-training: `final_proj`, `cluster_emb` and a `logit_temp` in its config."
+    @property
+    def num_classes(self)->int:
+        "Classes that its pre-training head tells apart, the special ones included; 0 without such a head."
+        return len(self.cluster_emb) if 'final_proj' in dict(self.named_children()) else 0
+
     def cluster_logits(self,
         x:Tensor,   # (..., D) encoder output of the frames to classify
     )->Tensor:      # (..., num_classes)

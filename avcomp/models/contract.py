@@ -39,12 +39,14 @@ AVHUBERT_VOCAB = Vocab(blank=0, pad=1, sos=2, eos=2)   # of fairseq's dictionari
 # %% ../../nbs/models/00_contract.ipynb #ba9735c1
 HEADS = 'decoder', 'ctc_head'   # what writes text, by the name of the attribute
 
+# %% ../../nbs/models/00_contract.ipynb #0825755d
 class Model(nn.Module):
     "Base of every model: what others may ask it."
     inputs:tuple[str, ...] = ()             # entries of a batch that a forward pass takes
     frame_rate:int = 25                     # frames of the encoder per second
     vocab:Vocab|None = None                 # ids of the text it writes; None = it can never write
     tokenizer_proto:bytes|None = None       # serialized SentencePiece model; saved and loaded with the weights
+    num_classes:int = 0                     # classes that its pre-training head tells apart; 0 = it has no such head
     left_out:tuple[str, ...] = ()           # tensors of the file it was read from that it has no place for
 
     @property
@@ -56,12 +58,6 @@ class Model(nn.Module):
     def writes(self)->bool:
         "Whether it has a head that writes text."
         return bool(self.heads)
-
-    @property
-    def num_classes(self)->int:
-        "Classes that its pre-training head tells apart, the special ones included; 0 without such a head."
-        heads = dict(self.named_children())
-        return len(self.cluster_emb) if 'final_proj' in heads else 0
 
     @property
     def bare(self)->'Model':
