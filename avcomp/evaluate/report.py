@@ -43,7 +43,8 @@ def flat_settings(
     if isinstance(data, dict): parts = {k: v for k, v in data.items() if k != 'kind'}
     elif data and isinstance(data, list) and all(isinstance(v, dict) for v in data): parts = {v['kind']: v for v in data}
     else: return {name: data}
-    found = {name: data['kind']} if name and 'kind' in data and not name.endswith('.' + data['kind']) else {}
+    told = not name or 'kind' not in data or name.split('.')[-1] == data['kind']   # the name says it already
+    found = {} if told else {name: data['kind']}
     for part, value in parts.items(): found |= flat_settings(value, f'{name}.{part}' if name else part)
     return found
 
@@ -54,7 +55,9 @@ def settings_table(
     "All settings of some stages side by side; what is 0 or empty in every stage is left out."
     columns = {name: flat_settings(s) for name, s in stages.items()}
     names = dict.fromkeys(field for found in columns.values() for field in found)
+    places = list(dict.fromkeys(n.split('.')[0] for n in names))
     shown = [n for n in names if any(found.get(n) for found in columns.values())]
+    shown.sort(key=lambda n: places.index(n.split('.')[0]))
     def cell(found, name): return '' if name not in found else json.dumps(found[name]).strip('"')
     rows = [[f'`{n}`', *(cell(found, n) for found in columns.values())] for n in shown]
     return markdown_table(['setting', *columns], rows)
