@@ -14,7 +14,7 @@ import torch
 from ..core import atomic_path
 from ..data.batches import ClipDataset, collate
 from ..data.clips import load_video
-from ..data.corpora.door import Corpus
+from ..data.corpora import Corpus
 from ..data.tokens import Tokenizer
 from ..data.views import condition_views
 from .results import Robustness

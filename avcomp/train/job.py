@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from ..core import atomic_path
-from ..data.corpora.door import Corpus, open_corpus
+from ..data.corpora import Corpus, open_corpus
 from ..settings import KINDS, Source, change, digest, from_data, kind, tag_of, to_data
 from .task import Stage
 
@@ -19,7 +19,7 @@ from .task import Stage
 @kind('data')
 @dataclass(frozen=True)
 class Data:
-    "Where clips and noises come from; see `avcomp.data.corpora.door.open_corpus`."
+    "Where clips and noises come from; see `avcomp.data.corpora.open_corpus`."
     layout:str='embedded'       # a layout of `open_corpus`
     folder:str=''               # the corpus
     noise:str=''                # folder of MUSAN-style noise lists; '' = the corpus's own, or none
