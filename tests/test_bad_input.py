@@ -10,7 +10,7 @@ import avcomp.models.checkpoints as checkpoints
 from avcomp.data.batches import ClipDataset, make_loader
 from avcomp.data.clips import check_cuts, load_clip, load_cuts, save_cuts
 from avcomp.data.sound import read_wav, resample, write_wav
-from avcomp.data.synthetic.corpus import make_corpus
+from avcomp.data.synthetic import make_corpus
 from avcomp.data.video import write_video
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
