@@ -141,7 +141,8 @@ def test_shards_train_as_files_do(corpus, shar, parts):
 
 def test_training_on_shards_goes_on_where_it_stopped(shar, job, tmp_path):
     "An unbroken run and one that was stopped and went on with loading processes end with the same weights."
-    stage, data = {'fit.updates': 2, 'task.ctc_weight': 1.}, {'layout': 'shar', 'folder': str(shar), 'modalities': ('wav',)}
+    stage = {'fit.updates': 2, 'task.ctc_weight': 1.}
+    data = {'layout': 'shar', 'folder': str(shar), 'modalities': ('wav',)}
     def one(out, **run):
         made = job('finetune', tmp_path/out, stage, data, checkpoint_every=1, **run)
         return launch(change(made, {'student': 'hubert_tiny'}))
