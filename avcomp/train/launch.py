@@ -105,7 +105,7 @@ def _torchrun(job):
 
 def _slurm(job):
     submitted = submit(job)
-    print(f"submitted as job {submitted.job_id}; logs in {submitted.paths.folder}", flush=True)
+    print(f"submitted as job {submitted.job_id}; logs in {Path(job.out).name}/slurm", flush=True)
     submitted.results()
 
 START = {'local': _here, 'torchrun': _torchrun, 'slurm': _slurm}   # launcher -> what it does
