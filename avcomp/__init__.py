@@ -20,7 +20,8 @@ PUBLIC = {   # module: its public names
     'models.formats.huggingface_writing': 'to_transformers',
     'models.formats.dphubert_writing': 'save_dphubert',
     'compress.dims': 'count_params count_macs',
-    'compress.pruning': 'gate_ prune_',
+    'compress.gates': 'gate_',
+    'compress.pruning': 'prune_',
     'compress.merging': 'merge_ collapse_',
     'compress.gated': 'load_gated',
     'data.audio_noise': 'mix',
@@ -38,7 +39,8 @@ def __getattr__(
     name:str,   # a name in `__all__`
 ):
     "The public object called `name`, from the module that is its home."
-    if name not in _home: raise AttributeError(f"module 'avcomp' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    if name not in _home:
+        raise AttributeError(f"module 'avcomp' has no attribute {name!r}; its public names are {', '.join(__all__)}")
     globals()[name] = value = getattr(import_module(f'avcomp.{_home[name]}'), name)
     return value
 

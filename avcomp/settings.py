@@ -82,6 +82,7 @@ def fits(
     origin = get_origin(hint)
     if hint is Any: return True
     if origin in (Union, UnionType): return any(fits(value, h) for h in get_args(hint))
+    if origin is tuple: return isinstance(value, tuple) and all(fits(v, get_args(hint)[0]) for v in value)
     hint = origin or hint
     if not isinstance(hint, type) or hint is None: return value is None
     if issubclass(hint, bool): return isinstance(value, bool)

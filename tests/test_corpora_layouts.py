@@ -9,14 +9,14 @@ from avcomp.data.batches import ClipDataset, make_loader
 from avcomp.data.clips import load_cuts
 from avcomp.data.corpora.autoavsr import write_autoavsr_list
 from avcomp.data.corpora.avhubert import write_avhubert_lists
-from avcomp.data.corpora.door import BUILT_IN, open_corpus
+from avcomp.data.corpora import BUILT_IN, open_corpus
 from avcomp.data.features import clip_generator
 from avcomp.data.shards import write_shar
 from avcomp.data.tokens import Tokenizer
 from avcomp.data.views import Noise
 from avcomp.models.checkpoints import load_model
 from avcomp.settings import kind
-from avcomp.train.launch import Data, launch
+from avcomp.train.launch import launch
 from toy import corpus, job, parts
 
 SPLITS = 'train', 'valid'
@@ -64,8 +64,9 @@ def test_same_batches(layouts, parts, layout):
 @pytest.mark.parametrize('layout', ['avhubert', 'autoavsr'])
 def test_fine_tuning(layouts, job, tmp_path, layout):
     folder, noise = layouts[layout]
-    data = Data(layout, str(folder), str(noise))
-    report = launch(job('finetune', tmp_path/'out', dict(updates=3, noise_prob=1.), data=data))
+    stage = {'fit.updates': 3, 'views.noise.prob': 1.}
+    data = {'layout': layout, 'folder': str(folder), 'noise': str(noise)}
+    report = launch(job('finetune', tmp_path/'out', stage, data))
     assert report['clips'] == {'train': {'kept': 16}, 'valid': {'kept': 4}} and report['data'].startswith(f'{layout}-')
     assert load_model(tmp_path/'out'/'model').family == 'avhubert_s2s'
 

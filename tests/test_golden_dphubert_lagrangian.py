@@ -1,4 +1,4 @@
-"The gates-only run of DPHuBERT's regulariser: expected sparsity, multipliers and gate logits follow the published code."
+"The regulariser of DPHuBERT on gates alone: sizes, multipliers and gate logits follow the published code."
 import json, zlib
 from pathlib import Path
 import numpy as np, pytest, torch

@@ -2,6 +2,7 @@
 import warnings
 from copy import deepcopy
 import pytest, torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
 from avcomp.compress.gates import gate_
@@ -11,11 +12,28 @@ from avcomp.models.checkpoints import load_model, save_model
 from avcomp.models.hubert import hubert_config
 
 LARGE = dict(conv_norm='layer', conv_bias=True, norm_first=True, normalize_wav=True)
-MODELS = {'hubert': ('hubert_tiny', {}), 'hubert large': ('hubert_tiny', LARGE), 'hubert layer, post-norm': ('hubert_tiny', dict(conv_norm='layer')),
-          'wav2vec2': ('wav2vec2_tiny', dict(conv_bias=True)), 'wavlm': ('wavlm_tiny', {}), 'wavlm large': ('wavlm_tiny', LARGE),
-          'wavlm merged': ('wavlm_tiny', dict(shared='QK')), 'hubert ctc': ('hubert_tiny', dict(vocab_size=9, mask_emb=True, head='predict'))}
-UNITS = [('conv',), ('head',), ('ffn',), ('attn_layer',), ('ffn_layer',), ('conv', 'head', 'ffn'), ('conv', 'head', 'ffn', 'attn_layer', 'ffn_layer')]
-LOGITS = {'random': lambda p: torch.randn_like(p)*2, 'closed': lambda p: torch.full_like(p, -9.), 'half': lambda p: torch.arange(len(p)) % 2*8. - 4}
+CHANNELS = 10, 12, 8, 8, 8, 14, 16
+MODELS = {
+    'hubert': ('hubert_tiny', {}),
+    'hubert large': ('hubert_tiny', LARGE),
+    'hubert layer, post-norm': ('hubert_tiny', dict(conv_norm='layer')),
+    'wav2vec2': ('wav2vec2_tiny', dict(conv_bias=True)),
+    'wavlm': ('wavlm_tiny', {}),
+    'wavlm large': ('wavlm_tiny', LARGE),
+    'wavlm merged': ('wavlm_tiny', dict(shared='QK')),
+    'hubert ctc': ('hubert_tiny', dict(vocab_size=9, mask_emb=True, head='predict')),
+    'wide heads': ('hubert_tiny', dict(head_dim=20)),
+    'narrow heads': ('hubert_tiny', LARGE | dict(head_dim=5, shared='KV')),
+    'no projection': ('hubert_tiny', dict(conv_dims=CHANNELS[:6] + (48,), project=False)),
+    'no projection, large': ('hubert_tiny', LARGE | dict(conv_dims=CHANNELS[:6] + (48,), project=False)),
+}
+ALL = 'conv', 'head', 'ffn', 'attn_layer', 'ffn_layer'
+UNITS = [*((unit,) for unit in ALL), ALL[:3], ALL]
+LOGITS = {
+    'random': lambda p: torch.randn_like(p)*2,
+    'closed': lambda p: torch.full_like(p, -9.),
+    'half': lambda p: torch.arange(len(p)) % 2*8. - 4,
+}
 FRAMES = 6
 N = 400 + 320*(FRAMES-1)
 WAV, LENGTHS = torch.randn(2, N, generator=torch.Generator().manual_seed(1)), torch.tensor([N, N-500])
@@ -26,7 +44,8 @@ def build(name):
     "A small model with norms, biases and constants away from their defaults."
     size, kwargs = MODELS[name]
     torch.manual_seed(0)
-    config = hubert_config(size, conv_dims=(10, 12, 8, 8, 8, 14, 16), embed_dim=48, ffn_dim=20, num_layers=2, pos_kernel=8, pos_groups=4, **kwargs)
+    small = dict(conv_dims=CHANNELS, embed_dim=48, ffn_dim=20, num_layers=2, pos_kernel=8, pos_groups=4)
+    config = hubert_config(size, **small | kwargs)
     model = config.model_cls(config).eval()
     with torch.no_grad():
         for n, p in model.named_parameters():
@@ -50,7 +69,7 @@ def set_logits(gates, logits):
         for p in gates.parameters(): p.copy_(logits(p))
 
 def flops(model):
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): model(WAV[:1])
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH): model(WAV[:1])
     return counter.get_total_flops()//2
 
 
@@ -68,7 +87,9 @@ def test_open_gates_change_nothing(name):
     close(run(gated), run(dense))
 
 
-@pytest.mark.parametrize('name, units', [(name, units) for i, name in enumerate(MODELS) for units in UNITS[0 if i < 6 else -2:]])
+CASES = [(name, units) for i, name in enumerate(MODELS) for units in UNITS[0 if i < 6 else -2:]]
+
+@pytest.mark.parametrize('name, units', CASES)
 def test_sliced_is_gated(name, units, tmp_path):
     dense = build(name)
     for logits in list(LOGITS.values())[:1 if len(units) == 1 else None]:
@@ -100,6 +121,24 @@ def test_padding_changes_nothing(name):
         if gates: gates = prune_(model, gates) and None
 
 
+@pytest.mark.parametrize('name', MODELS)
+def test_maps_on_request(name):
+    "Maps change no output, and a sliced model has a map for each head that it has left."
+    model = build(name)
+    gates = gate_(model, ('head', 'attn_layer'))
+    set_logits(gates, LOGITS['half'])
+    for _ in range(2):
+        with torch.no_grad(): plain, seen = model(WAV, LENGTHS), model(WAV, LENGTHS, maps=True)
+        close(seen.last[seen.valid], plain.last[plain.valid])
+        assert plain.maps is None and len(seen.maps) == 2
+        for m, layer in zip(seen.maps, model.encoder.layers):
+            assert (m is None) == (layer.self_attn is None)
+            if m is not None:
+                assert m.shape == (2, layer.self_attn.num_heads, FRAMES, FRAMES)
+                close(m.sum(-1), torch.ones(m.shape[:3]))
+        if gates: gates = prune_(model, gates) and None
+
+
 @pytest.mark.parametrize('kind', ['QKV', 'QK', 'QV', 'KV'])
 @pytest.mark.parametrize('name', ['hubert', 'wavlm large'])
 def test_merging(name, kind):
@@ -110,7 +149,8 @@ def test_merging(name, kind):
     gates = gate_(model, ('conv', 'head', 'ffn'), merged=kind)
     set_logits(gates, LOGITS['random'])
     before = run(model)
-    prune_(model, gates); collapse_(model, kind)
+    prune_(model, gates)
+    collapse_(model, kind)
     close(run(model), before)
     assert numel(model) == count_params(model) and flops(model) == count_macs(model, FRAMES)
     again = gate_(model, ('head', 'ffn'))
@@ -131,7 +171,8 @@ def test_wavlm_survives_without_its_first_attention():
     before = run(model)
     prune_(model, gates)
     close(run(model), before)
-    assert model.encoder.layers[0].self_attn is None and model.encoder.layers[1].self_attn.head_ids.tolist() == [1, 3]
+    first, second = model.encoder.layers
+    assert first.self_attn is None and second.self_attn.head_ids.tolist() == [1, 3]
     with torch.no_grad(): model.encoder.rel_embed.weight.zero_()
     assert (run(model) - before).abs().max() > 1e-3
 
@@ -154,10 +195,14 @@ def test_shared_gates_draw_in_order():
     model(WAV)
     assert first.link[1] is None and second.link[1] is first and third.link[1] is first
     z, ones = first.z, torch.ones(1, 1, 16)
-    close(second(ones).flatten(), z); close(third(ones).flatten(), z)
+    close(second(ones).flatten(), z)
+    close(third(ones).flatten(), z)
 
 
-@pytest.mark.parametrize('name, published', [('hubert_base', 94_370_944), ('wav2vec2_base', 94_370_944), ('wavlm_base_plus', 94_381_168), ('hubert_large', 315_434_112), ('wavlm_large', 315_452_096)])
+PUBLISHED = {'hubert_base': 94_370_944, 'wav2vec2_base': 94_370_944, 'wavlm_base_plus': 94_381_168,
+             'hubert_large': 315_434_112, 'wavlm_large': 315_452_096}
+
+@pytest.mark.parametrize('name, published', PUBLISHED.items())
 def test_published_sizes(name, published):
     config = hubert_config(name)
     with torch.device('meta'): model = config.model_cls(config)

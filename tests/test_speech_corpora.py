@@ -6,7 +6,7 @@ import numpy as np, pytest, soundfile as sf, torch
 import avcomp.data.corpora.lists as lists
 from avcomp.data.batches import ClipDataset, collate, make_loader
 from avcomp.data.clips import load_cuts
-from avcomp.data.corpora.door import open_corpus
+from avcomp.data.corpora import open_corpus
 from avcomp.data.long_recordings import read_in_pieces
 from avcomp.data.plans import BatchStream, filter_cuts, num_batches
 from avcomp.data.shards import Shards, open_shards, write_shar
@@ -15,7 +15,9 @@ from avcomp.data.tokens import Tokenizer
 from avcomp.data.views import Noise
 from avcomp.evaluate.encoding import encode_long
 from avcomp.models.hubert import Hubert, hubert_config
-from avcomp.train.launch import Data, Keeper, launch
+from avcomp.settings import change
+from avcomp.train import progress
+from avcomp.train.launch import launch
 from toy import corpus, job, parts, weights
 
 PARTS = {   # part -> split of the embedded corpus, and which of its clips
@@ -139,16 +141,19 @@ def test_shards_train_as_files_do(corpus, shar, parts):
 
 def test_training_on_shards_goes_on_where_it_stopped(shar, job, tmp_path):
     "An unbroken run and one that was stopped and went on with loading processes end with the same weights."
-    own = dict(student='hubert_tiny', data=Data('shar', str(shar), modalities=('wav',)), checkpoint_every=1)
-    def one(out, **kw): return launch(job('finetune', tmp_path/out, dict(updates=2, ctc_weight=1.), **own, **kw))
+    stage = {'fit.updates': 2, 'task.ctc_weight': 1.}
+    data = {'layout': 'shar', 'folder': str(shar), 'modalities': ('wav',)}
+    def one(out, **run):
+        made = job('finetune', tmp_path/out, stage, data, checkpoint_every=1, **run)
+        return launch(change(made, {'student': 'hubert_tiny'}))
     class Stop(Exception): pass
-    def save_and_stop(keeper, trainer, real=Keeper.save):
-        real(keeper, trainer)
+    def save_and_stop(trainer, path, real=progress.save_checkpoint):
+        real(trainer, path)
         raise Stop
     report = one('whole')
     assert report['clips'] == {'train': {'kept': 16}, 'valid': {'kept': 4}} and report['data'].startswith('shar-')
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(Keeper, 'save', save_and_stop)
+        m.setattr(progress, 'save_checkpoint', save_and_stop)
         with pytest.raises(Stop): one('parts')
     assert one('parts', num_workers=1)['resumed']
     a, b = weights(tmp_path/'whole'), weights(tmp_path/'parts')

@@ -8,7 +8,7 @@ from avcomp.data.views import View
 from avcomp.distill.terms import Term
 from avcomp.settings import change, digest, from_data, kind, to_data
 from avcomp.train.engine import finished, run
-from avcomp.train.job import own_modules, read_job
+from avcomp.train.job import modules_of, read_job
 from avcomp.train.progress import resume_point
 from avcomp.viz.widgets import record_explorer, training_explorer
 from readme import root
@@ -48,6 +48,14 @@ class Gain(View):
     def __call__(self, item, generator):
         return item | {'wav': item['wav']*(self.least + (1 - self.least)*torch.rand((), generator=generator))}
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    "So that sums are taken in the order of the other process."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 @pytest.fixture
 def toys(job):
     "A distillation with all three."
@@ -63,7 +71,7 @@ def test_read_back_from_json(toys, tmp_path):
     made = toys(tmp_path/'out')
     assert from_data(None, json.loads(json.dumps(to_data(made)))) == made
     made.save(tmp_path/'job.json')
-    assert read_job(tmp_path/'job.json') == made and own_modules(made) == ['test_toys']
+    assert read_job(tmp_path/'job.json') == made and 'test_toys' in modules_of(made)
 
 def test_they_count(toys, tmp_path):
     made = toys(tmp_path/'out')

@@ -2,7 +2,7 @@
 import pytest, torch
 from safetensors.torch import load_file
 from avcomp.data.clips import load_cuts
-from avcomp.data.synthetic.corpus import make_corpus
+from avcomp.data.synthetic import make_corpus
 from avcomp.data.tokens import train_tokenizer
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.checkpoints import save_model

@@ -8,7 +8,7 @@ __all__ = ['load_gated']
 # %% ../../nbs/compress/09_gated.ipynb #b1aa3971
 from pathlib import Path
 from .dims import collect
-from .pruning import Gates, gate_
+from .gates import Gates, gate_
 from ..models.checkpoints import build_model, read_checkpoint
 from ..models.contract import Model
 

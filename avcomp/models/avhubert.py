@@ -14,8 +14,9 @@ from ..core import Config, check_choices, register_family
 from .attention import head_width
 from .contract import Model, Output, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
-from .frontends import ACTIVATIONS, VideoFrontend
+from .frontends import VideoFrontend
 from .inputs import check_mask, check_streams
+from .resnet import ACTIVATIONS
 
 # %% ../../nbs/models/04_avhubert.ipynb #8ef3f137
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def avhubert_config(
 # %% ../../nbs/models/04_avhubert.ipynb #3853a2cb
 class ClusterModel(Model):
     "A model that may carry the head of pre-training: `final_proj`, `cluster_emb` and a `logit_temp` in its config."
+    @property
+    def num_classes(self)->int:
+        "Classes that its pre-training head tells apart, the special ones included; 0 without such a head."
+        return len(self.cluster_emb) if 'final_proj' in dict(self.named_children()) else 0
+
     def cluster_logits(self,
         x:Tensor,   # (..., D) encoder output of the frames to classify
     )->Tensor:      # (..., num_classes)

@@ -86,8 +86,9 @@ class WavLMConfig(HubertConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.num_heads*head_width(self.embed_dim, self.num_heads, self.head_dim) != self.embed_dim:
-            raise ValueError("WavLM's position gate reads a piece of the input for each head, so that num_heads*head_dim is "
-                             f"embed_dim; got {self.num_heads}*{self.head_dim} and {self.embed_dim}. Set head_dim=0")
+            raise ValueError("WavLM's position gate reads a piece of the input for each head, so that "
+                             f"num_heads*head_dim is embed_dim; got {self.num_heads}*{self.head_dim} "
+                             f"and {self.embed_dim}. Set head_dim=0")
 
 # %% ../../nbs/models/05_hubert.ipynb #e335c0b7
 LARGE = dict(conv_norm='layer', normalize_wav=True, norm_first=True, num_layers=24, embed_dim=1024, ffn_dim=4096,

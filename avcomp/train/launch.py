@@ -9,7 +9,7 @@ __all__ = ['SLURM', 'START', 'torchrun_command', 'run_command', 'slurm_parameter
 import io, os, shlex, socket, subprocess, sys
 from pathlib import Path
 from .engine import finished, run
-from .job import Job, Run, read_job
+from .job import Data, Job, Run, read_job
 
 # %% ../../nbs/train/10_launch.ipynb #2da44642
 def torchrun_command(
@@ -105,7 +105,7 @@ def _torchrun(job):
 
 def _slurm(job):
     submitted = submit(job)
-    print(f"submitted as job {submitted.job_id}; logs in {submitted.paths.folder}", flush=True)
+    print(f"submitted as job {submitted.job_id}; logs in {Path(job.out).name}/slurm", flush=True)
     submitted.results()
 
 START = {'local': _here, 'torchrun': _torchrun, 'slurm': _slurm}   # launcher -> what it does

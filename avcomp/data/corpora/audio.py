@@ -10,7 +10,7 @@ import hashlib, os
 from lhotse import CutSet
 from pathlib import Path
 from ..clips import SPLITS
-from .door import layout
+from . import layout
 from .lists import Row, cuts_of_rows, find_texts, list_files
 
 # %% ../../../nbs/data/corpora/06_audio.ipynb #9b96fa64

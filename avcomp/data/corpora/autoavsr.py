@@ -12,7 +12,7 @@ from lhotse import CutSet
 from pathlib import Path
 from ...core import atomic_path
 from .avhubert import speaker_of
-from .door import layout
+from . import layout
 from .lists import Row, cuts_of_rows, describe_rows, find_splits, read_text
 from ..tokens import SPECIALS, Tokenizer
 

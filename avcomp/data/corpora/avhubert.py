@@ -9,7 +9,7 @@ __all__ = ['speaker_of', 'avhubert_rows', 'read_avhubert_lists', 'open_avhubert'
 from lhotse import CutSet
 from pathlib import Path
 from ...core import atomic_path
-from .door import layout
+from . import layout
 from .lists import Row, cuts_of_rows, describe_rows, find_splits, read_text
 
 # %% ../../../nbs/data/corpora/03_avhubert.ipynb #f11f2d80

@@ -8,7 +8,7 @@ __all__ = ['open_embedded']
 # %% ../../../nbs/data/corpora/02_embedded.ipynb #c124855d
 from lhotse import CutSet
 from pathlib import Path
-from .door import layout
+from . import layout
 from .lists import find_splits, load_list
 
 # %% ../../../nbs/data/corpora/02_embedded.ipynb #2fed7b3e

@@ -11,7 +11,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.supervision import SupervisionSegment
 from pathlib import Path
 from ..clips import sound_frames
-from .door import layout
+from . import layout
 from .lists import cached_cuts, list_files, read_text, read_trans
 
 # %% ../../../nbs/data/corpora/05_librispeech.ipynb #e175d65d

@@ -8,7 +8,7 @@ __all__ = ['open_shar']
 # %% ../../../nbs/data/corpora/08_shar.ipynb #c85f5245
 from pathlib import Path
 from ..clips import SPLITS
-from .door import layout
+from . import layout
 from ..shards import Shards, open_shards
 
 # %% ../../../nbs/data/corpora/08_shar.ipynb #96800ffd

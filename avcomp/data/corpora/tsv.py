@@ -9,7 +9,7 @@ __all__ = ['tsv_root', 'tsv_rows', 'read_tsv', 'choose_lists', 'open_tsv']
 import os
 from lhotse import CutSet
 from pathlib import Path
-from .door import layout
+from . import layout
 from .lists import Row, cuts_of_rows, find_texts, read_text
 
 # %% ../../../nbs/data/corpora/07_tsv.ipynb #a34a33d8

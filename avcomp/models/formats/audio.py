@@ -19,15 +19,13 @@ from ..waveform import DenseNorm
 # %% ../../../nbs/models/formats/07_audio.ipynb #cf63dbe5
 AUDIO_FAMILIES = {'hubert': HubertConfig, 'wav2vec2': Wav2Vec2Config, 'wavlm': WavLMConfig}
 
-def _told(state, config):
+def _told(state):
     "Fields of a config that the tensors tell."
     told = dict(mask_emb='mask_emb' in state)
     told['vocab_size'] = len(state['ctc_head.bias']) if 'ctc_head.bias' in state else 0
     if 'cluster_emb' in state:
         num_classes, final_dim = state['cluster_emb'].shape
         told |= dict(head='predict', num_classes=num_classes, final_dim=final_dim)
-    same_width = config.conv_dims[-1] == config.embed_dim
-    told['feature_proj'] = 'feature_proj.weight' in state or not same_width
     return told
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #6d438fd4
@@ -44,7 +42,7 @@ def audio_checkpoint(
         state[f'{attn}.gate_const'] = state[f'{attn}.gate_const'].flatten()
         state.setdefault(f'{attn}.head_ids', torch.arange(config.num_heads))
     state.setdefault('frontend.scale', torch.ones(config.conv_dims[-1]))
-    return Checkpoint(replace(config, **_told(state, config)), **found, **kwargs)
+    return Checkpoint(replace(config, **_told(state)), **found, **kwargs)
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #6f97c0bc
 def _varint(n): return bytes([n & 127 | 128]) + _varint(n >> 7) if n > 127 else bytes([n])

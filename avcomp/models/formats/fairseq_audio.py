@@ -96,7 +96,8 @@ def _config(given, inner, regular, state):
     if normal is None: normal = conv['conv_norm'] == 'layer'
     check_type('normalize', normal, True, 'the task')
     fields = shape | conv | settings(given, regular)
-    return AUDIO_FAMILIES[family](**fields, head_dim=head_dim, normalize_wav=normal)
+    project = 'feature_proj.weight' in state or conv['conv_dims'][-1] != shape['embed_dim']
+    return AUDIO_FAMILIES[family](**fields, head_dim=head_dim, project=project, normalize_wav=normal)
 
 # %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #e5a86510
 def _letters(content):

@@ -88,7 +88,8 @@ def spelling(
     size:int,               # number of classes
 )->tuple[list[int], bytes|None]:
     "Order of the classes with the blank first; the tokenizer, if the vocabulary names them all."
-    if not 0 <= blank < size: raise ValueError(f"the blank (pad_token_id) is class {blank}, but there are {size} classes")
+    if not 0 <= blank < size:
+        raise ValueError(f"pad_token_id, the blank, is class {blank}, but there are {size} classes")
     symbols = {i: s for s, i in vocab.items() if isinstance(i, int)}
     first = [blank, vocab.get('<s>'), vocab.get('</s>'), vocab.get('<unk>', vocab.get('[UNK]'))]
     known = sorted(symbols) == list(range(size)) and None not in first and len(set(first)) == 4

@@ -1,0 +1,48 @@
+"A grid of recipe runs that is killed goes on: what is finished is not run again, what was at work is waited for."
+import subprocess, sys, time
+import nbformat, pytest
+from avcomp.train.grid import grid_table, run_grid
+from readme import root
+
+@pytest.fixture
+def recipe(tmp_path):
+    "A recipe that notes when it runs, takes its time, and writes a report."
+    work = ("import json, pathlib, time\n"
+            "folder = pathlib.Path(out)\n"
+            "(folder/f'run-{time.time_ns()}').touch()\n"
+            "time.sleep(pause)\n"
+            "(folder/'report.json').write_text(json.dumps({'score': 10*a}))")
+    new = nbformat.v4.new_code_cell
+    nb = nbformat.v4.new_notebook(cells=[new("a, out, pause = 0, '', 1"), new(work)])
+    nb.cells[0].metadata.tags = ['parameters']
+    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
+    nbformat.write(nb, tmp_path/'recipe.ipynb')
+    return tmp_path/'recipe.ipynb'
+
+def runs(folder):
+    "How often each cell was run."
+    return {p.name: len(list(p.glob('run-*'))) for p in sorted(folder.iterdir())}
+
+def test_killed_and_resumed(recipe, tmp_path):
+    out, axes = tmp_path/'grid', {'a': [1, 2, 3]}
+    call = f'from avcomp.train.grid import run_grid; run_grid({str(recipe)!r}, {str(out)!r}, {axes!r}, dict(pause=4))'
+    victim = subprocess.Popen([sys.executable, '-c', call], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not list(out.glob('a=2/run-*')):              # the second cell is at work
+        assert victim.poll() is None, victim.stdout.read()
+        time.sleep(0.05)
+    victim.kill()
+    victim.communicate()
+    first = (out/'a=1'/'report.json').stat().st_mtime_ns
+    found = run_grid(recipe, out, axes, dict(pause=4), at_once=2)
+    assert [report['score'] for _, report in found] == [10, 20, 30]
+    assert (out/'a=1'/'report.json').stat().st_mtime_ns == first
+    assert runs(out) == {'a=1': 1, 'a=2': 1, 'a=3': 1}  # the second was waited for, not started again
+    assert [row['score'] for row in grid_table(found, {'score': 'score'})] == [10, 20, 30]
+
+def test_an_edited_recipe_runs_again(recipe, tmp_path):
+    out, axes = tmp_path/'grid', {'a': [1]}
+    run_grid(recipe, out, axes, dict(pause=0))
+    recipe.write_text(recipe.read_text().replace('10*a', '20*a'))
+    assert [report['score'] for _, report in run_grid(recipe, out, axes, dict(pause=0))] == [20]
+    assert runs(out) == {'a=1': 2}
+    with pytest.raises(RuntimeError, match='1 of 1 cells failed'): run_grid(recipe, out, axes, dict(pause='soon'))

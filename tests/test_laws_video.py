@@ -1,0 +1,111 @@
+"The laws of compression for AV-HuBERT with every activation of its ResNet and heads of any width: see DESIGN.md."
+from copy import deepcopy
+import pytest, torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from avcomp.compress.dims import count_macs, count_params, size_polynomial
+from avcomp.compress.gates import gate_
+from avcomp.compress.pruning import prune_
+from avcomp.models.avhubert import AVHubert, avhubert_config
+from avcomp.models.checkpoints import load_model, save_model
+
+MODELS = {
+    'prelu': {},
+    'relu': dict(video_activation='relu', head_dim=20),
+    'swish': dict(video_activation='swish', fusion='add'),
+    'swish, wide stem': dict(video_activation='swish', video_stride=2, head_dim=5),
+}
+LOGITS = {
+    'random': lambda p: torch.randn_like(p)*2,
+    'closed': lambda p: torch.full_like(p, -9.) + torch.arange(len(p))*.01,
+    'half': lambda p: torch.arange(len(p)) % 2*8. - 4,
+}
+FRAMES = 5
+GENERATOR = torch.Generator().manual_seed(1)
+AUDIO = torch.randn(2, FRAMES, 104, generator=GENERATOR)
+VIDEO = torch.randn(2, FRAMES, 88, 88, generator=GENERATOR)
+MASK = torch.arange(FRAMES) >= torch.tensor([[FRAMES], [3]])
+pytestmark = pytest.mark.filterwarnings('ignore:Initializing zero-element')
+
+
+def build(name):
+    "A small model with statistics, norms and biases away from their defaults."
+    torch.manual_seed(0)
+    small = dict(video_widths=(4, 6, 8, 10), embed_dim=48, ffn_dim=20, num_layers=2, pos_kernel=8, pos_groups=4)
+    model = AVHubert(avhubert_config('tiny', **small | MODELS[name])).eval()
+    with torch.no_grad():
+        for n, t in model.state_dict().items():
+            if 'running' in n or 'bn' in n and t.is_floating_point(): t.copy_(torch.rand_like(t) + .5)
+            elif n.endswith('bias') or 'norm' in n: t.add_(torch.randn_like(t)*.3)
+    return model
+
+
+@torch.no_grad()
+def run(model):
+    out = model(AUDIO, VIDEO, MASK)
+    return torch.cat([h[out.valid] for h in [*out.hidden_states, out.last]], -1)
+
+def close(a, b): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5*b.abs().max().item())
+
+def numel(model): return sum(p.numel() for p in model.parameters())
+
+def flops(model):
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(AUDIO[:1], VIDEO[:1])
+    return counter.get_total_flops()//2
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_open_gates_change_nothing(name):
+    dense = build(name)
+    gated = deepcopy(dense)
+    gates = gate_(gated, ('conv', 'head', 'ffn'))
+    with torch.no_grad():
+        for p in gates.parameters(): p.fill_(100.)
+    close(run(gated), run(dense))
+    assert gates.expected_params().item() == numel(dense) == count_params(dense)
+    assert gates.expected_macs(FRAMES).item() == count_macs(dense, FRAMES) == flops(dense)
+
+
+@pytest.mark.parametrize('logits', LOGITS)
+@pytest.mark.parametrize('name', MODELS)
+def test_sliced_is_gated(name, logits, tmp_path):
+    model = build(name)
+    for _ in range(2):   # gate, slice, save, load, gate and slice again
+        gates = gate_(model, ('conv', 'ffn') if logits == 'closed' else ('conv', 'head', 'ffn'))
+        with torch.no_grad():
+            for p in gates.parameters(): p.copy_(LOGITS[logits](p))
+        before = run(model)
+        left = gates.table.sizes() | {n: int((z > 0).sum()) for n, z in gates.masks().items()}
+        prune_(model, gates)
+        close(run(model), before)
+        assert numel(model) == count_params(model) == size_polynomial(gates.table)(left)
+        assert flops(model) == count_macs(model, FRAMES) == size_polynomial(gates.table, FRAMES)(left)
+        model = load_model(save_model(model, tmp_path/'model'))
+        close(run(model), before)
+        if logits == 'closed': break   # nothing of 'ffn' is left
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_padding_changes_nothing(name):
+    model = build(name)
+    with torch.no_grad(): both, alone = model(AUDIO, VIDEO, MASK), model(AUDIO[1:, :3], VIDEO[1:, :3])
+    for s, t in zip([*both.hidden_states, both.last], [*alone.hidden_states, alone.last]): close(s[1, :3], t[0])
+
+
+def test_training_reaches_every_weight():
+    model = build('swish').train()
+    gates = gate_(model, ('conv', 'head', 'ffn'))
+    model(AUDIO, VIDEO, MASK).last.square().sum().backward()
+    unused = 'cluster_emb', 'mask_emb', 'final_proj'
+    dead = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith(unused)]
+    assert dead == [] and all(p.grad.isfinite().all() for p in gates.parameters())
+
+
+def test_swish_cannot_move_gates_back():
+    "The test above can fail: a gate of SiLU that is folded into the norms before it gives other outputs."
+    model = build('swish')
+    x = torch.linspace(-2, 2, 9)
+    act = model.video.stage2[0].act2
+    assert (act(0.5*x) - 0.5*act(x)).abs().max() > 0.05
+    assert model.video.stage2[0].out_scale is not None and model.video.stage2[1].out_scale is None
