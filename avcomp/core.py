@@ -172,7 +172,7 @@ def atomic_path(
 # %% ../nbs/00_core.ipynb #a05da870
 def undocumented(
     module,      # an imported avcomp module
-)->list:         # 'name.parameter' of every parameter without a comment
+)->list[str]:    # 'name.parameter' of every parameter without a comment
     "Parameters of a module's public functions that lack a docment."
     from fastcore.docments import docments
     found = []

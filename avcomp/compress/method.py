@@ -47,7 +47,7 @@ class Running(nn.Module):
         "The state as a picture shows it: series -> row -> numbers."
         return {}
 
-    def finish(self)->dict:
+    def finish(self)->dict[str, object]:
         "Make the compressed model out of the trained one; returns a report of literals."
         return {}
 

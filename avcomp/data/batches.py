@@ -87,7 +87,7 @@ def decode_clip(
     cut,                       # a clip
     streams:tuple[str, ...],   # of 'wav' and 'frames'
     cache:bool=False,          # keep what was decoded in memory
-)->dict:                       # id, text, and where asked for wav (N,) float32 and frames (T, H, W) uint8, both its own
+)->dict[str, object]:          # id, text, and where asked for wav (N,) float32 and frames (T, H, W) uint8, both its own
     "What lies on the disk for a clip."
     item = dict(id=cut.id, text=cut.supervisions[0].text or '')
     if 'frames' in streams:
@@ -121,7 +121,7 @@ def pad_frames(
 # %% ../../nbs/data/06_batches.ipynb #1beb87c7
 def collate(
     items:list[dict],  # clips from `ClipDataset`
-)->dict:               # entries by name; None for what items lack
+)->dict[str, object]:  # entries by name; None for what items lack
     """Pad clips to a batch, zeros up to the longest (Shi et al. 2022, fine-tuning). Entries: audio (B, T, 104),
     video (B, T, 88, 88) and padding_mask (B, T), True where padded, or wav (B, N) instead of the three; lengths (B,) in
     frames or samples, tokens (B, U), text, ids."""

@@ -44,7 +44,7 @@ class View:
     def __call__(self,
         item:dict,             # a clip
         generator:Generator,   # its source of randomness
-    )->dict:                   # the clip as it is met
+    )->dict[str, object]:      # the clip as it is met
         "Change a clip."
         raise NotImplementedError(f'{type(self).__name__} does not say what it does to a clip')
 
@@ -65,7 +65,7 @@ class Crop(View):
     def __call__(self,
         item:dict,             # a clip with `frames`
         generator:Generator,   # decides window and mirroring
-    )->dict:                   # the clip with `frames` (T, size, size)
+    )->dict[str, object]:      # the clip with `frames` (T, size, size)
         "Cut one window of all frames."
         return item | {'frames': crop_flip(item['frames'], generator, self.size, self.flip)}
 
@@ -127,7 +127,7 @@ class Noise(View):
         pools:list,            # recordings of each kind, from `noise_pools`
         item:dict,             # a clip with `wav`
         generator:Generator,   # of the clip
-    )->dict:                   # the clip with `wav` (N,) float32
+    )->dict[str, object]:      # the clip with `wav` (N,) float32
         "Mix the chosen noise in."
         if (chosen := self.choose(pools, generator)) is None: return item
         noise = read_noise(chosen[0])
@@ -183,7 +183,7 @@ def apply_views(
     bound:list,    # from `bind_views`
     seed:int,      # of the run
     *key,          # what draws belong to: epoch and clip id in training, the clip id alone in evaluation
-)->dict:           # the clip as it is met
+)->dict[str, object]:  # the clip as it is met
     "Apply views one after the other, each with a generator of its own."
     for name, call in bound: item = call(item, clip_generator(seed, name, *key))
     return item

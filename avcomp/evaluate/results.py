@@ -89,7 +89,7 @@ class Robustness:
 # %% ../../nbs/evaluate/02b_results.ipynb #8aa965df
 def read_results(
     path:Path,    # JSON file
-)->dict:          # what it holds
+)->dict[str, object]:  # what it holds
     "The evaluation in a file, as data."
     try: data = json.loads(path.read_text(encoding='utf-8'))
     except ValueError: data = None

@@ -183,7 +183,7 @@ def ctc_step(
     row:list,        # V log-probabilities of the next frame
     tokens:list,     # ids to extend by
     blank:int,       # id of the blank
-)->dict:             # the same after the frame
+)->dict[str, object]:  # the same after the frame
     "Read one frame more (Graves 2012, section 7.5.3)."
     new = defaultdict(lambda: (-math.inf, -math.inf))
     def add(text, ends_in_blank, ends_in_token):

@@ -72,7 +72,7 @@ def prepare(
 # %% ../../nbs/train/09_engine.ipynb #3b207995
 def finished(
     job:Job,      # what may be done already
-)->dict|None:     # its report; None = not done, or done with other inputs
+)->dict[str, object]|None:  # its report; None = not done, or done with other inputs
     "The report of a job that has been run to its end."
     path = Path(job.out)/'report.json'
     report = json.loads(path.read_text()) if path.exists() else None
@@ -108,7 +108,7 @@ def start_point(
 
 def run(
     job:Job,   # what to do
-)->dict:       # the report, also in out/report.json
+)->dict[str, object]:  # the report, also in out/report.json
     "Run a job in this process (one of several, where a launcher started it); a finished job is skipped."
     if (report := finished(job)) is not None: return report
     out, start, id = Path(job.out), time.time(), job.id

@@ -29,7 +29,7 @@ class Cell:
         "Digest of the recipe and its parameters."
         return digest(content_digest(self.recipe), self.parameters)
 
-    def report(self)->dict|None:
+    def report(self)->dict[str, object]|None:
         "The run's report.json; None = not finished, or finished by another recipe or with other parameters."
         mark, report = Path(self.out)/'cell.json', Path(self.out)/'report.json'
         if not (mark.exists() and report.exists()) or json.loads(mark.read_text())['id'] != self.id: return None

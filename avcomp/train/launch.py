@@ -112,7 +112,7 @@ START = {'local': _here, 'torchrun': _torchrun, 'slurm': _slurm}   # launcher ->
 
 def launch(
     job:Job,   # what to do, and in `job.run` where
-)->dict:       # the report
+)->dict[str, object]:  # the report
     "Run a job here, in several processes or on several machines; a finished job is skipped."
     if (report := finished(job)) is not None:
         print(f"{Path(job.out).name}: done before ({report['updates']} updates), skipped")

@@ -110,7 +110,7 @@ def no_clips(
 def add_labels(
     batch:dict,    # from `collate`
     labels:dict,   # clip id -> (T,) labels; {} = a task without labels
-)->dict:           # the batch, with 'labels' (B, T), -1 where a clip has none left
+)->dict[str, object]:  # the batch, with 'labels' (B, T), -1 where a clip has none left
     "Give the clips of a batch their labels."
     if not labels: return batch
     rows = [labels[id] for id in batch['ids']]

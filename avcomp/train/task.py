@@ -82,7 +82,7 @@ def add_penalties(
     terms:dict,               # losses of a task: 'total' and what to show
     methods:nn.ModuleList,    # methods at work
     update:int,               # updates done
-)->dict:                      # 'total' with the penalties of the methods, and what they show
+)->dict[str, object]:         # 'total' with the penalties of the methods, and what they show
     "What an update descends."
     if not methods: return terms
     terms = terms | {'task_loss': terms['total'].detach()}

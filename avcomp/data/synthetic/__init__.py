@@ -29,7 +29,7 @@ def corpus_info(
     noise_files:tuple,   # recordings of each kind of noise in train, valid and test
     seed:int,            # seed of all choices
     video:bool=True,     # whether mouths are drawn
-)->dict:                 # these settings, with `corpus_id`
+)->dict[str, object]:    # these settings, with `corpus_id`
     "What the corpus is made of; the id changes with every setting."
     if len(noise_files) != 3 or min(noise_files) < 1:
         raise ValueError(f"expected three positive counts of noise files (train, valid, test), got {noise_files}")

@@ -46,7 +46,7 @@ FINE_TUNED = FAIRSEQ_REGULAR | dict(   # what fine-tuning sets by itself
 # %% ../../../nbs/models/formats/05_fairseq.ipynb #0c7e8237
 def fairseq_settings(
     content:dict,   # what fairseq saved: 'cfg' (newer) or 'args' (older)
-)->dict:            # settings of the model, and `normalize` of its task
+)->dict[str, object]:  # settings of the model, and `normalize` of its task
     "The settings of a fairseq model."
     given = plain(content.get('cfg') or content.get('args'))
     if not isinstance(given, dict):

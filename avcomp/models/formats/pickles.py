@@ -65,7 +65,7 @@ def _open(path):
 # %% ../../../nbs/models/formats/02_pickles.ipynb #82871e14
 def read_pickle(
     path:str|Path,   # file written by torch.save, zipped or older
-)->dict:             # its content, tensors on the CPU, foreign objects `Inert`
+)->dict[str, object]:  # its content, tensors on the CPU, foreign objects `Inert`
     "Read a PyTorch file as data."
     if Path(path).suffix == '.safetensors':
         raise ValueError(f"{path} holds weights without their settings; pass the folder, with its config.json")

@@ -63,7 +63,7 @@ def translate(
     tensors:dict[str, Tensor],     # by name in a file
     table:dict[str, str],          # our path -> path in the file
     unused:tuple[str, ...]=(),     # paths in the file that are left out on purpose
-)->dict:                           # the fields `state`, `names` and `left_out` of a `Checkpoint`
+)->dict[str, object]:              # the fields `state`, `names` and `left_out` of a `Checkpoint`
     "Tensors of a file under our names, in float32."
     rename, gone = renamer(table), [pattern(p) for p in unused]
     left_out = tuple(key for key in tensors if any(p.match(key) for p in gone))
@@ -105,7 +105,7 @@ def settings(
     table:dict[str, tuple],              # our field -> (their key, their default)
     only:dict={},                        # their key -> the one value that is supported
     source:str='the checkpoint',         # where the settings stand, for messages
-)->dict:                                 # our field -> value; lists become tuples
+)->dict[str, object]:                    # our field -> value; lists become tuples
     "Fields of a config."
     if wrong := {k: given[k] for k, v in only.items() if k in given and given[k] != v}:
         raise ValueError(f"{source} sets {wrong}, which is not supported; avcomp has {({k: only[k] for k in wrong})}")

@@ -16,7 +16,7 @@ from .pickles import read_pickle
 # %% ../../../nbs/models/formats/03_weights.ipynb #7b42e94f
 def read_json(
     path:Path,   # a JSON file
-)->dict:         # its content
+)->dict[str, object]:  # its content
     "Read settings."
     if not path.is_file(): raise ValueError(f"{path.parent} has no {path.name}; get the complete folder")
     try: content = json.loads(path.read_text())
