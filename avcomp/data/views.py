@@ -18,7 +18,7 @@ from torch import Generator
 from ..core import split_condition
 from .audio_noise import check_snr, mix, read_noise
 from .features import CROP, clip_generator, crop_flip
-from ..settings import KINDS, kind, tag_of
+from ..settings import KINDS, is_a, kind, tag_of
 
 # %% ../../nbs/data/05b_views.ipynb #3ab92864
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def check_view(
     view,    # one of a tuple of views
 )->None:     # raises where it is none
     "Refuse what is no view, and views that would never act."
-    if not isinstance(view, View):
+    if not is_a(type(view), View):
         raise ValueError(f"views are objects such as Noise() or Crop(), got {view!r}; see also condition_views")
     name = type(view).__name__
     if tag_of(type(view)) is None:
@@ -193,7 +193,7 @@ def marks()->dict[str, type]:   # mark -> class of view
     "Kinds of views that make conditions, by their mark; the first that claimed a mark has it."
     found = {}
     for cls in KINDS.values():
-        if issubclass(cls, View) and cls.mark: found.setdefault(cls.mark, cls)
+        if is_a(cls, View) and cls.mark: found.setdefault(cls.mark, cls)
     return found
 
 def condition_views(

@@ -58,6 +58,12 @@ class Layers(Term):
         check_choices(self, mode=('layer2layer', 'predlayer'), cos_type=('raw', 'log_sig'))
 
     def maps(self, student, teacher):
+        pairs = [(layer, layer) if isinstance(layer, int) else layer for group in self.groups for layer in group]
+        for who, model, asked in zip(('student', 'teacher'), (student, teacher), zip(*pairs)):
+            has = len(model.transformer.layers)
+            if max(asked) <= has or who == 'student' and self.mode == 'predlayer': continue
+            raise ValueError(f"the {who} has hidden states 0..{has}, but layer {max(asked)} is to be distilled; "
+                             "change groups")
         return LayerMaps(self.groups, student.bare.config.embed_dim, teacher.bare.config.embed_dim, self.mode)
 
     def __call__(self, passes, maps, norm=None):

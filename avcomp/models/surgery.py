@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from sentencepiece import SentencePieceProcessor
 from ..core import Config
+from ..settings import kind
 from .avhubert import AVHUBERT_SIZES
 from .avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from .checkpoints import load_model
@@ -114,6 +115,7 @@ def mask_embedding_(
     return model
 
 # %% ../../nbs/models/12_surgery.ipynb #2462a936
+@kind('regularisation')
 @dataclass(frozen=True)
 class Regularisation:
     "What training drops of a model; each value is a probability in [0, 1), but the factor on gradients."

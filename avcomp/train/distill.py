@@ -9,12 +9,12 @@ __all__ = ['Distill', 'DistillTraining']
 from dataclasses import dataclass
 import torch
 from torch import Tensor
+from safetensors.torch import load_file
 from ..distill.terms import Layers, Passes, Term, combined, term_maps
 from ..models.contract import Model
 from ..models.surgery import bare_encoder, reinitialised
 from ..settings import Source, kind
 from .task import Stage, Task, Training
-from safetensors.torch import load_file
 
 # %% ../../nbs/train/05_distill.ipynb #b4edb611
 @kind('distill')
@@ -26,6 +26,7 @@ class Distill(Task):
     maps:Source=''                          # maps.safetensors of an earlier stage, to go on with; '' = new maps
 
     def __post_init__(self):
+        super().__post_init__()
         if wrong := [t for t in self.terms if not isinstance(t, Term)]:
             raise ValueError(f"terms of a distillation are Terms such as Layers(), got {wrong[0]!r}")
         if self.regularisation.layerdrop:

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from ..core import atomic_path
 from ..data.corpora import Corpus, open_corpus
-from ..settings import KINDS, Source, change, digest, from_data, kind, tag_of, to_data
+from ..settings import KINDS, Source, change, digest, from_data, kind, sources_of, tag_of, to_data
 from .task import Stage
 
 # %% ../../nbs/train/07_job.ipynb #52f796f3
@@ -43,7 +43,7 @@ LAUNCHERS = ('local', 'torchrun', 'slurm')
 @kind('run')
 @dataclass(frozen=True)
 class Run:
-    "How a job is computed; nothing here changes its result."
+    "How a job is computed; no setting, and no part of its id."
     devices:int=1               # processes on each node, one per GPU where there are GPUs
     nodes:int=1                 # machines
     launcher:str='local'        # 'local', 'torchrun' or 'slurm'; see `avcomp.train.launch`
@@ -79,6 +79,10 @@ class Job:
 
     def __post_init__(self):
         if not self.out: raise ValueError("out names the folder that a job writes; got ''")
+        own = Path(self.out).resolve()
+        if inside := [s for s in sources_of(self) if Path(s).is_dir() and own.is_relative_to(Path(s).resolve())]:
+            raise ValueError(f"out lies inside {inside[0]}, which the job reads: its content would change "
+                             "while it runs; choose another folder")
         batches, processes = self.stage.fit.batches, self.run.processes
         if batches % processes:
             raise ValueError(f"an update takes {batches} batches, which {processes} processes cannot share evenly; "

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..distill.clusters import read_labels
-from ..distill.masking import mask_inputs, span_mask
+from ..distill.masking import check_spans, mask_inputs, span_mask
 from ..distill.objectives import NUM_SPECIAL, masked_prediction_loss
 from ..models.checkpoints import load_model
 from ..models.contract import Model
-from ..models.surgery import SIZES, new_encoder, reinitialised
+from ..models.surgery import SIZES, mask_embedding_, new_encoder, reinitialised
 from ..settings import Source, kind
 from .task import Stage, Task, Training
 
@@ -29,6 +29,10 @@ class Pretrain(Task):
     mask_audio:tuple=(0.8, 10)      # share of frames whose sound (or feature) is hidden, and span length in frames
     mask_video:tuple=(0.3, 5)       # likewise for pictures
     w_unmasked:float=0.             # weight of frames that are not masked, >= 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_spans(mask_audio=self.mask_audio, mask_video=self.mask_video)
 
     def student(self,
         path:str,      # model folder or checkpoint with a pre-training head; or a size for a new model
@@ -50,14 +54,11 @@ class Pretrain(Task):
         seed:int,      # of the run
     )->'PretrainTraining':
         "Masks and loss of a model with a pre-training head."
+        if 'wav' in model.inputs: mask_embedding_(model, torch.Generator().manual_seed(seed))
         return PretrainTraining(stage, model, seed)
 
-    def targets(self,
-        split:str,     # 'train' or 'valid'
-        cuts,          # clips of that split, in the order of the lines
-        model:Model,   # knows how many clusters there are
-    )->dict[str, Tensor]|None:   # clip id -> (T,) int64; None where a valid split has no labels
-        "Cluster labels of a split."
+    def targets(self, split, cuts, model):
+        "Cluster labels of a split; None where a valid split has none."
         path = Path(self.labels)/f'{split}.km'
         if split == 'valid' and not path.exists(): return None
         return read_cluster_labels(path, [c.id for c in cuts], model.num_classes - NUM_SPECIAL)
