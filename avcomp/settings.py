@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'kind', 'tag_of', 'Source', 'Updates', 'field_types', 'admits', 'to_data', 'is_a', 'fits', 'from_data',
-           'content_digest', 'digest', 'sources_of', 'change', 'scaled']
+           'content_digest', 'digest', 'sources_of']
 
 # %% ../nbs/00_settings.ipynb #34b2a368
 import hashlib, json, os
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -222,62 +222,3 @@ def sources_of(
         named = list(value) if isinstance(value, tuple) else [value]
         found += [v for v in named if v and isinstance(v, str)] if admits(hint, Source) else sources_of(value)
     return found
-
-# %% ../nbs/00_settings.ipynb #f7e3127a
-def _changed_tuple(entries, here, below, where):
-    "A tuple with entries replaced, taken out by None, or changed inside; they are named by their tags."
-    tags = [tag_of(type(e)) for e in entries]
-    for tag in here | below:
-        if tags.count(tag) != 1:
-            raise ValueError(f"{where}{tag}: expected one entry of kind {tag!r} in the tuple, "
-                             f"found {tags.count(tag)} among {tags}")
-    new = [here.get(tag, e) for tag, e in zip(tags, entries)]
-    new = [change(e, below[tag], f'{where}{tag}.') if tag in below else e for tag, e in zip(tags, new)]
-    return tuple(e for e in new if e is not None)
-
-def _changed_fields(settings, here, below, where):
-    "A dataclass with fields replaced, or changed inside; all at once, so that only the result has to make sense."
-    types = field_types(type(settings)) if is_dataclass(settings) else {}
-    for name in here | below:
-        if name not in types:
-            raise ValueError(f"{where}{name}: {type(settings).__name__} has no field {name!r}; it has {sorted(types)}")
-    new = {name: getattr(settings, name) for name in below} | here
-    new |= {name: change(new[name], sub, f'{where}{name}.') for name, sub in below.items()}
-    for name, value in here.items():
-        if not fits(value, types[name]):
-            asked = getattr(types[name], '__name__', types[name])
-            raise ValueError(f"{where}{name}: {name} is of type {asked}, got {value!r}")
-    return replace(settings, **new)
-
-# %% ../nbs/00_settings.ipynb #0c3db20d
-def change(
-    settings,       # any settings
-    changes:dict,   # dotted name -> new value; None takes an entry out of a tuple
-    where:str='',   # where they stand in larger ones, for messages
-):                  # the changed settings
-    "The same settings with some fields changed."
-    here = {path: value for path, value in changes.items() if '.' not in path}
-    below = {}
-    for path, value in changes.items():
-        head, dot, rest = path.partition('.')
-        if dot: below.setdefault(head, {})[rest] = value
-    return (_changed_tuple if isinstance(settings, tuple) else _changed_fields)(settings, here, below, where)
-
-# %% ../nbs/00_settings.ipynb #0a48e4b2
-def scaled(
-    settings,       # any settings
-    factor:float,   # new length over old, > 0
-):                  # the same with every count of updates in proportion
-    "Settings of a shorter or longer training."
-    if isinstance(settings, tuple): return tuple(scaled(s, factor) for s in settings)
-    if not is_dataclass(settings): return settings
-    new = {}
-    for name, hint in field_types(type(settings)).items():
-        value = getattr(settings, name)
-        if admits(hint, Updates): new[name] = _times(value, factor)
-        elif is_dataclass(value) or isinstance(value, tuple): new[name] = scaled(value, factor)
-    return replace(settings, **new)
-
-def _times(value, factor):
-    if isinstance(value, tuple): return tuple(_times(v, factor) for v in value)
-    return max(1, round(value*factor)) if value else value

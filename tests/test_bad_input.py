@@ -16,7 +16,7 @@ from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.models.checkpoints import load_model, save_model
 from avcomp.models.hubert import Hubert, hubert_config
-from avcomp.settings import change
+from avcomp.changes import change
 from avcomp.train.engine import finished
 from avcomp.train.launch import launch
 from avcomp.train.presets.table import preset

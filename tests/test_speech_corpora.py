@@ -15,7 +15,7 @@ from avcomp.data.tokens import Tokenizer
 from avcomp.data.views import Noise
 from avcomp.evaluate.encoding import encode_long
 from avcomp.models.hubert import Hubert, hubert_config
-from avcomp.settings import change
+from avcomp.changes import change
 from avcomp.train import progress
 from avcomp.train.launch import launch
 from toy import corpus, job, parts, weights

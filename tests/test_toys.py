@@ -6,7 +6,8 @@ import pytest, torch
 from avcomp.compress.method import Method, Running
 from avcomp.data.views import View
 from avcomp.distill.terms import Term
-from avcomp.settings import change, digest, from_data, kind, to_data
+from avcomp.changes import change
+from avcomp.settings import digest, from_data, kind, to_data
 from avcomp.train.engine import finished, run
 from avcomp.train.job import modules_of, read_job
 from avcomp.train.progress import resume_point

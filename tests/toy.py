@@ -7,7 +7,7 @@ from avcomp.data.tokens import train_tokenizer
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.checkpoints import save_model
 from avcomp.models.hubert import Hubert, hubert_config
-from avcomp.settings import change
+from avcomp.changes import change
 from avcomp.train.job import Data, Job, Run
 from avcomp.train.presets.table import preset
 

@@ -20,7 +20,7 @@ from .contract import Model
 from .formats.checkpoint import Checkpoint, file_format, find_format, fit_state
 from .formats.pickles import read_pickle
 from .formats.weights import read_json, read_tensors
-from ..settings import change
+from ..changes import change
 
 # %% ../../nbs/models/09_checkpoints.ipynb #ba4a24b2
 def save_model(

@@ -9,7 +9,8 @@ __all__ = ['UNITS', 'Optimizer', 'AdamW', 'Fit', 'stretched', 'in_updates']
 from dataclasses import dataclass, replace
 import torch
 from torch import nn
-from ..settings import Updates, change, kind, scaled
+from ..changes import change, scaled
+from ..settings import Updates, kind
 from .schedules import Linear, Schedule
 
 # %% ../../nbs/train/02_fit.ipynb #6cfabfef

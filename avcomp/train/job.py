@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from ..core import atomic_path
 from ..data.corpora import Corpus, open_corpus
-from ..settings import KINDS, Source, change, digest, from_data, kind, sources_of, tag_of, to_data
+from ..changes import change
+from ..settings import KINDS, Source, digest, from_data, kind, sources_of, tag_of, to_data
 from .task import Stage
 
 # %% ../../nbs/train/07_job.ipynb #52f796f3

@@ -48,11 +48,7 @@ class Pretrain(Task):
                              "has no such head")
         return reinitialised(model) if random else model
 
-    def training(self,
-        stage:Stage,   # all settings
-        model:Model,   # from `student`
-        seed:int,      # of the run
-    )->'PretrainTraining':
+    def training(self, stage, model, seed):
         "Masks and loss of a model with a pre-training head."
         if 'wav' in model.inputs: mask_embedding_(model, torch.Generator().manual_seed(seed))
         return PretrainTraining(stage, model, seed)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from ..compress.method import Method
-from ..settings import change
+from ..changes import change
 from .job import Job
 from .launch import launch
 from .progress import kept_model

@@ -13,7 +13,7 @@ from ...compress.merging import Merging
 from ...data.views import Noise
 from ...distill.terms import Layers
 from ...models.surgery import Regularisation
-from ...settings import change
+from ...changes import change
 from ..distill import Distill
 from ..finetune import Finetune
 from ..fit import AdamW, Fit, stretched
