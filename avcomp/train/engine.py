@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save_file
 from ..core import atomic_path
 from ..models.checkpoints import save_model
-from ..settings import to_data
 from .fit import in_updates
 from .job import Job
 from .loading import Clips
@@ -33,7 +33,8 @@ def quiet_lightning():
             warnings.filterwarnings('ignore', module='lightning')
             for log in loggers: log.setLevel(logging.ERROR)
             yield
-    except SystemExit as e:
+    except SystemExit as e:   # of Lightning, which was asked to stop; any other, such as a batch system's, goes its way
+        if not isinstance(e, SIGTERMException) and not isinstance(e.__context__, KeyboardInterrupt): raise
         raise KeyboardInterrupt("training was interrupted; run the job again to go on from its last checkpoint") from e
     finally:
         for log, level in zip(loggers, levels): log.setLevel(level)
@@ -76,7 +77,7 @@ def finished(
     "The report of a job that has been run to its end."
     path = Path(job.out)/'report.json'
     report = json.loads(path.read_text()) if path.exists() else None
-    return report if report and report['id'] == job.id else None
+    return report if report and report.get('id') == job.id else None
 
 def write_results(
     job:Job,             # what was done
@@ -89,7 +90,8 @@ def write_results(
     save_model(task.model.eval(), out/'model')
     if maps := task.beside():
         with atomic_path(out/'maps.safetensors') as p: save_file(maps, p)
-    for name, value in (('history', history.to_dict()), ('job', to_data(job)), ('report', report)):
+    job.save(out/'job.json')
+    for name, value in (('history', history.to_dict()), ('report', report)):
         with atomic_path(out/f'{name}.json') as p: p.write_text(json.dumps(value))
     (out/'last.ckpt').unlink(missing_ok=True)
 
@@ -103,6 +105,7 @@ def start_point(
     step = resume_point(out/'last.ckpt', id)
     out.mkdir(parents=True, exist_ok=True)
     if step is None and int(os.environ.get('RANK', 0)) == 0:
+        for left in ('report.json', 'maps.safetensors'): (out/left).unlink(missing_ok=True)   # the report first
         for left in ('tensorboard', 'kept'): shutil.rmtree(out/left, ignore_errors=True)
     return step
 

@@ -84,7 +84,7 @@ def validation_loss(
 # %% ../../nbs/train/08_progress.ipynb #108a1f2d
 def kept_model(
     out:str|Path,   # folder of a job
-    point:int,      # updates done
+    point:int,      # one of the points that its fit keeps, in its unit
 )->Path:            # model folder with the weights of that point
     "Where a job keeps the weights of a point of training."
     return Path(out)/'kept'/f'{point:07d}'
@@ -124,8 +124,9 @@ class Keeper(L.Callback):
         stage:Stage,   # its stage, in updates
         id:str,        # its `id`
     ):
-        self.job, self.stage, self.id, self.bar = job, stage, id, None
+        self.job, self.id, self.bar = job, id, None
         self.updates, self.history = stage.fit.updates, History(stage.fit.updates)
+        self.points = dict(zip(stage.fit.keep, job.stage.fit.keep))   # updates -> in the unit of the job
 
     def state_dict(self): return self.history.to_dict() | {'job': self.id}
     def load_state_dict(self, state_dict): self.history.load(state_dict)
@@ -150,8 +151,8 @@ class Keeper(L.Callback):
         if self.bar is not None: advance(self.bar, numbers)
 
     def keep(self, trainer, task):
-        if self.done not in self.stage.fit.keep or not trainer.is_global_zero: return
-        save_model(task.model, kept_model(self.job.out, self.done))
+        if self.done not in self.points or not trainer.is_global_zero: return
+        save_model(task.model, kept_model(self.job.out, self.points[self.done]))
 
     def close(self, *args):
         if self.bar is not None: self.bar.close()

@@ -31,14 +31,15 @@ def round_job(
 )->Job:                      # the round
     "The dense training once more, from another start and with a method."
     methods = (*dense.stage.methods, method)
-    return change(dense, {'stage.methods': methods, 'stage.fit.keep': (), 'student': str(start), 'out': str(out)})
+    return change(dense, {'stage.methods': methods, 'stage.fit.keep': (), 'student': str(start), 'random': False,
+                          'out': str(out)})
 
 def run_rounds(
     dense:Job,                                # the dense training; it is run first, unless it is finished
     sparsities:tuple[float, ...],             # shares to remove, rising, one round each
     method:Callable[[float, str], Method],    # (share to remove, folder of the trained model to look at) -> method
     out:str|Path,                             # folder of the rounds
-    rewind:int|None=None,                     # point of the dense training to set weights back to; None = no rewinding
+    rewind:int|None=None,                     # one of `fit.keep` to set weights back to; None = no rewinding
     iterative:bool=True,                      # look at the model of the round before; False = always at the dense one
 )->list[Round]:                               # in the order of `sparsities`
     "Prune, rewind, retrain (Frankle et al. 2020; Renda et al. 2020); finished rounds are skipped."

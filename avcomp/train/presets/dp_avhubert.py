@@ -74,7 +74,7 @@ TINY = {
     'pruning+merging': tiny('pruning+merging', 150, 20, changes=ROBUST | SHALLOW | GATED | MERGED),
     'distill': tiny('distill', 40, 10, changes=ROBUST | SHALLOW),
     'finetune': tiny('finetune', 280, 20, changes=ROBUST | {'fit.clip_norm': 5., 'task.freeze_updates': 0,
-                                                            'task.ctc_weight': 0.3}),
+                                                            'task.ctc_weight': 0.3, 'task.decoder': 'tiny'}),
     'pretrain': tiny('pretrain', 600, 60, 800),
 }
 
