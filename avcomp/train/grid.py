@@ -34,6 +34,7 @@ def corpus_ids(
     corpus = open_corpus(**{'layout': 'embedded'} | given)
     return [corpus.id, corpus.noise_id]
 
+# %% ../../nbs/train/12_grid.ipynb #c588cdb0
 @dataclass(frozen=True)
 class Cell:
     "One run of a grid."

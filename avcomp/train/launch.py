@@ -117,9 +117,10 @@ def check_shared(
     "Refuse kinds that other processes cannot import."
     own = sorted(tag for tag in kinds_in(job) if KINDS[tag].__module__ == '__main__')
     if own:
-        raise ValueError(f"the kinds {own} are defined in a notebook or script, where other processes cannot find them; "
-                         "put them into a module, or run with one device")
+        raise ValueError(f"the kinds {own} are defined in a notebook or script, where other processes cannot find "
+                         "them; put them into a module, or run with one device")
 
+# %% ../../nbs/train/10_launch.ipynb #3b7ba64b
 START = {'local': _here, 'torchrun': _torchrun, 'slurm': _slurm}   # launcher -> what it does
 
 def launch(

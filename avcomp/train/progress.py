@@ -124,11 +124,12 @@ class Keeper(L.Callback):
         stage:Stage,   # its stage, in updates
         id:str,        # its `id`
     ):
-        self.job, self.id, self.bar = job, id, None
+        self.job, self.stage, self.id, self.bar = job, stage, id, None
         self.updates, self.history = stage.fit.updates, History(stage.fit.updates)
         self.points = dict(zip(stage.fit.keep, job.stage.fit.keep))   # updates -> in the unit of the job
 
     def state_dict(self): return self.history.to_dict() | {'job': self.id}
+
     def load_state_dict(self, state_dict): self.history.load(state_dict)
 
     def on_train_start(self, trainer, pl_module):
@@ -151,13 +152,13 @@ class Keeper(L.Callback):
         if self.bar is not None: advance(self.bar, numbers)
 
     def keep(self, trainer, task):
-        if self.done not in self.points or not trainer.is_global_zero: return
-        save_model(task.model, kept_model(self.job.out, self.points[self.done]))
+        point = self.points.get(self.done)
+        if point is not None and trainer.is_global_zero: save_model(task.model, kept_model(self.job.out, point))
 
-    def close(self, *args):
+    def on_train_end(self, *args):
         if self.bar is not None: self.bar.close()
 
-    on_train_end = on_exception = close
+    on_exception = on_train_end
 
 # %% ../../nbs/train/08_progress.ipynb #204f0e9d
 def progress_bar(
