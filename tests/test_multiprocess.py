@@ -1,12 +1,15 @@
 "Two processes train as one does, on one machine and on two: through torchrun, on CPU with gloo."
-import os, socket, subprocess
+import signal, socket, subprocess
 from collections import Counter
-import pytest, torch
+from dataclasses import replace
+import psutil, pytest, torch
 from safetensors.torch import load_file
 from avcomp.data.clips import load_cuts
 from avcomp.models.checkpoints import load_model
 from avcomp.train.engine import finished
-from avcomp.train.launch import launch, torchrun_command
+from avcomp.train.job import Run
+from avcomp.train.launch import launch, submit, torchrun_command
+from avcomp.train.progress import resume_point
 from readme import root
 from toy import corpus, job, parts, weights
 
@@ -100,3 +103,34 @@ def test_a_batch_system(job, tmp_path):
     a, b = weights(tmp_path/'submitted'), weights(tmp_path/'here')
     assert all(torch.equal(a[k], b[k]) for k in b)
     assert list((tmp_path/'submitted'/'slurm').glob('*_log.out'))
+
+@pytest.mark.parametrize('first, then', [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(pair, parts, tmp_path, first, then):
+    "A job that was killed goes on with more or fewer processes: the updates are those of the whole run."
+    _, make = pair
+    broken = make(tmp_path/'broken', devices=first, checkpoint_every=1)
+    broken.save(tmp_path/'broken'/'job.json')
+    victim = subprocess.Popen(torchrun_command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path/'broken'/'last.ckpt').exists(): assert victim.poll() is None
+    for process in (*psutil.Process(victim.pid).children(recursive=True), victim): process.kill()
+    victim.wait()
+    assert finished(broken) is None and 0 < resume_point(tmp_path/'broken'/'last.ckpt', broken.id) < 4
+    assert launch(make(tmp_path/'broken', devices=then))['resumed']
+    launch(make(tmp_path/'whole'))
+    check_same(weights(tmp_path/'whole'), weights(tmp_path/'broken'), load_file(parts/'student'/'model.safetensors'))
+
+def test_taken_off_by_the_batch_system(job, tmp_path):
+    "A batch system that wants its machines back submits the job again, which goes on and ends with the same weights."
+    stage = {'fit.updates': 12, 'fit.max_frames': 90}
+    run = Run(launcher='slurm', slurm=dict(cluster='local', hours=1, gpus=0), checkpoint_every=1)
+    made, whole = replace(job('distill', tmp_path/'taken', stage), run=run), job('distill', tmp_path/'whole', stage)
+    made.save(tmp_path/'taken'/'job.json')
+    submitted = submit(made)
+    while not (tmp_path/'taken'/'last.ckpt').exists(): assert not submitted.done()
+    tasks = psutil.Process(submitted._process.pid).children()
+    for task in tasks: task.send_signal(signal.SIGUSR2)
+    submitted.results()
+    assert finished(made)['resumed']
+    launch(whole)
+    a, b = weights(tmp_path/'taken'), weights(tmp_path/'whole')
+    assert all(torch.equal(a[k], b[k]) for k in b)

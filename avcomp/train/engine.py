@@ -19,7 +19,7 @@ from ..models.checkpoints import save_model
 from .fit import in_updates
 from .job import Job
 from .loading import Clips
-from .progress import History, Keeper, resume_point
+from .progress import History, Keeper, WeightKeeper, resume_point
 from .task import Training
 
 # %% ../../nbs/train/09_engine.ipynb #2060b129
@@ -51,11 +51,12 @@ def make_trainer(
     no_gpu = not torch.cuda.is_available()
     precision = '32-true' if fit.precision == '16-mixed' and no_gpu else fit.precision   # no 16-bit training on CPUs
     logger = TensorBoardLogger(out, name='', version='tensorboard', purge_step=step)     # later points are drawn again
+    weights = WeightKeeper(job.out, dict(zip(fit.keep, job.stage.fit.keep)))
     strategy = 'ddp_find_unused_parameters_true' if world > 1 else 'auto'
     ours = ('enable_checkpointing', 'enable_progress_bar', 'enable_model_summary', 'use_distributed_sampler')
     return L.Trainer(max_steps=fit.updates, accumulate_grad_batches=fit.batches//world, gradient_clip_val=fit.clip_norm,
         precision=precision, devices=local, num_nodes=world//local, strategy=strategy, default_root_dir=out,
-        callbacks=[keeper], logger=logger, log_every_n_steps=10, **dict.fromkeys(ours, False))
+        callbacks=[keeper, weights], logger=logger, log_every_n_steps=10, **dict.fromkeys(ours, False))
 
 # %% ../../nbs/train/09_engine.ipynb #9636d5c0
 def prepare(
