@@ -149,6 +149,7 @@ def make_loader(
     num_workers:int=0,    # processes that load ahead; 0 = load in this process
 )->DataLoader:            # batches as `collate` makes them
     "Endless shuffled batches for training, or one pass in a fixed order for evaluation."
+    if not 0 <= rank < world_size: raise ValueError(f"expected 0 <= rank < world_size, got {rank=}, {world_size=}")
     cuts, plan = plan_of(dataset.cuts if isinstance(dataset.cuts, Shards) else dataset.cuts.values())
     if dataset.train: batches = BatchStream(cuts, max_frames, dataset.seed, rank, world_size, start)
     else: batches = [[(0, id) for id in b] for b in plan(cuts, max_frames, shuffle=False)][rank::world_size]

@@ -14,7 +14,7 @@ from importlib import import_module
 from lhotse import CutSet, MonoCut
 from pathlib import Path
 from ..clips import SPLITS, load_cuts
-from .musan import open_noise_lists
+from .musan import noise_facts, open_noise_lists
 from ..shards import Shards
 from ...settings import digest
 
@@ -48,11 +48,12 @@ def corpus_digest(
 
 def noise_digest(
     noises:dict[str, dict[str, CutSet]],   # split -> kind -> recordings
+    *more,                                 # what else decides results, such as a seed of mixtures
 )->str:                                    # 16 hexadecimal digits; '' where there is no noise
     "Hash of the names and lengths of all noises."
     def facts(c): return [Path(c.id).name, c.recording.num_samples, c.recording.sampling_rate]
     known = {s: {kind: [facts(c) for c in cuts] for kind, cuts in kinds.items()} for s, kinds in noises.items()}
-    return digest(known) if known else ''
+    return digest(known, *more) if known else ''
 
 # %% ../../../nbs/data/corpora/00_door.ipynb #7202a637
 BUILT_IN = ('embedded', 'avhubert', 'autoavsr', 'librispeech', 'audio', 'tsv', 'shar')   # one module each
@@ -113,4 +114,5 @@ def open_corpus(
     clips = found.read(folder, subset) if found.subsets else found.read(folder)
     noises = open_noise_lists(noise) if noise else own_noise(folder)
     id = corpus_digest(clips, found.facts(folder) if found.facts else None)
-    return Corpus(clips, noises, f'{layout}-{id}', noise_digest(noises))
+    made = noise_facts(noise) if noise else None
+    return Corpus(clips, noises, f'{layout}-{id}', noise_digest(noises, made))
