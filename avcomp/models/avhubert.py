@@ -12,7 +12,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Config, check_choices, register_family
 from .attention import head_width
-from .contract import Model, Output, linear_dims, norm_dims, sizes_below
+from .contract import Model, Output, check_ranges, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
 from .frontends import VideoFrontend
 from .inputs import check_mask, check_streams
@@ -31,7 +31,7 @@ class AVHubertConfig(Config):
     shared:str=''                          # merged projections: '', 'QKV', 'QK', 'QV', 'KV'
     fusion:str='concat'                    # 'concat' or 'add'
     audio_dim:int=104                      # filterbank values of a frame
-    video_widths:tuple=(64, 128, 256, 512) # channels of the four ResNet stages
+    video_widths:tuple[int, ...]=(64, 128, 256, 512)   # channels of the four ResNet stages
     video_stride:int=2                     # of the video stem over pixels
     video_activation:str='prelu'           # of the ResNet: 'prelu', 'relu' or 'swish'
     pos_kernel:int=128                     # taps of the positional convolution
@@ -51,6 +51,9 @@ class AVHubertConfig(Config):
     def __post_init__(self):
         check_choices(self, fusion=('concat', 'add'), video_stride=(2, 4), video_activation=tuple(ACTIVATIONS),
             head=('predict', 'stored', 'none'), masking=('input', 'feature'))
+        check_ranges(self)
+        if len(self.video_widths) != 4:
+            raise ValueError(f"video_widths has one entry for each of four stages, got {self.video_widths}")
         head_width(self.embed_dim, self.num_heads, self.head_dim)
         check_groups(self.embed_dim, self.pos_groups)
 
@@ -155,5 +158,8 @@ class AVHubert(FusedFrontends):
         feature_mask = check_mask(feature_mask, (B, T), 'feature_mask', near.device)
         fused = self.frontends(audio, video, padding_mask, present)
         x = F.dropout(self.fusion_proj(self.fusion_norm(fused)), self.config.input_dropout, self.training)
+        if feature_mask is not None and (self.config.head == 'none' or self.config.masking == 'input'):
+            raise ValueError("feature_mask needs a model with a head and masking='feature', got "
+                             f"head={self.config.head!r} and masking={self.config.masking!r}; mask the inputs instead")
         if feature_mask is not None: x = torch.where(feature_mask[..., None], self.mask_emb.to(x.dtype), x)
         return replace(self.encoder(x, padding_mask, maps), fused=fused)

@@ -9,10 +9,11 @@ __all__ = ['S2S_SIZES', 'AVHubertS2SConfig', 'avhubert_s2s_config', 'Recogniser'
 from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
+import torch.nn.functional as F
 from ..core import Config, register_family
 from .attention import head_width
 from .avhubert import AVHubert, AVHubertConfig, avhubert_config
-from .contract import AVHUBERT_VOCAB, Model, Output, sizes_below
+from .contract import AVHUBERT_VOCAB, Model, Output, check_ranges, sizes_below
 from .decoder import Decoder
 from .search import Hypothesis, recognise
 
@@ -30,9 +31,12 @@ class AVHubertS2SConfig(Config):
     dropout:float=0.1              # of embeddings and branches, in [0, 1)
     attention_dropout:float=0.     # of attention weights
     activation_dropout:float=0.1   # after ReLU
+    final_dropout:float=0.         # before the CTC head
 
     def __post_init__(self):
         D = self.encoder.embed_dim
+        check_ranges(self)
+        if self.vocab_size < 1: raise ValueError(f"vocab_size is at least 1, got vocab_size={self.vocab_size}")
         if not (self.num_layers or self.ctc):
             raise ValueError("expected a decoder or a CTC head, got num_layers=0 and ctc=False; set one of them")
         if D % 2: raise ValueError(f"the decoder is as wide as the encoder and needs an even width, got {D}")
@@ -75,7 +79,9 @@ class Recogniser(Model):
         "What is said in each frame."
         if self.ctc_head is None:
             raise ValueError("this model has a decoder and no CTC head; use decode_logits, or build it with ctc=True")
-        return self.ctc_head(out.last).float().log_softmax(-1)
+        p = self.config.final_dropout
+        x = F.dropout(out.last, p, self.training) if p else out.last
+        return self.ctc_head(x).float().log_softmax(-1)
 
     @torch.no_grad()
     def transcribe(self,
@@ -103,7 +109,7 @@ class AVHubertS2S(Recogniser):
         self.decoder = Decoder(c.num_layers, D, c.vocab_size, self.vocab.pad, c.dropout,
             sizes_below(c.size, 'decoder'), num_heads=c.num_heads, ffn_dim=c.ffn_dim,
             head_dim=head_width(D, c.num_heads, c.head_dim), attention_dropout=c.attention_dropout,
-            activation_dropout=c.activation_dropout) if c.num_layers else None
+            activation_dropout=c.activation_dropout, first_position=self.vocab.pad+1) if c.num_layers else None
         self.ctc_head = nn.Linear(D, c.vocab_size) if c.ctc else None
 
     @property

@@ -113,8 +113,10 @@ class TokenEmbedding(nn.Embedding):
         vocab_size:int,   # tokens V
         embed_dim:int,    # D
         pad:int,          # id of padding, whose embedding is 0; negative = padding has none
+        first_position:int=0,   # row of `sinusoids` that the first token takes; AV-HuBERT, as fairseq: pad + 1
     ):
         super().__init__(vocab_size, embed_dim, padding_idx=pad if pad >= 0 else None)
+        self.first_position = first_position
         nn.init.normal_(self.weight, std=embed_dim**-0.5)
         if pad >= 0: nn.init.zeros_(self.weight[pad])
 
@@ -124,7 +126,7 @@ class TokenEmbedding(nn.Embedding):
     )->Tensor:           # (B, U, D)
         "What the first layer reads."
         x = super().forward(tokens)
-        return x + sinusoids(2+start, *x.shape[1:], x.device).to(x.dtype)
+        return x + sinusoids(self.first_position+start, *x.shape[1:], x.device).to(x.dtype)
 
 # %% ../../nbs/models/07_decoder.ipynb #1c3a2b2e
 class Decoder(nn.Module):
@@ -136,11 +138,12 @@ class Decoder(nn.Module):
         pad:int,          # id of padding, see `TokenEmbedding`
         dropout:float,    # of embeddings and branches, in [0, 1)
         size=lambda name, default: default,   # (local dimension name, dense size) -> size to build
+        first_position:int=0,   # of the first token, see `TokenEmbedding`
         **kwargs,         # further arguments of `DecoderLayer`
     ):
         super().__init__()
         self.dropout = dropout
-        self.embed = TokenEmbedding(vocab_size, embed_dim, pad)
+        self.embed = TokenEmbedding(vocab_size, embed_dim, pad, first_position)
         self.layers = nn.ModuleList(
             DecoderLayer(embed_dim, dropout=dropout, size=sizes_below(size, f'layers.{i}'), **kwargs)
             for i in range(num_layers))

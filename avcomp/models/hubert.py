@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ..core import Config, GatePoint, check_choices, register_family
 from .attention import RelPositions, head_width
 from .avhubert import ClusterModel
-from .contract import AVHUBERT_VOCAB, Output, linear_dims, norm_dims, sizes_below
+from .contract import AVHUBERT_VOCAB, Output, check_ranges, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
 from .inputs import check_mask, check_wavs, normalize
 from .search import Hypothesis, recognise
@@ -24,9 +24,9 @@ from .waveform import DenseNorm, WaveFrontend
 @dataclass(frozen=True)
 class HubertConfig(Config):
     "Shape of a HuBERT; the defaults are the public Base model (Hsu et al. 2021, section III-C)."
-    conv_dims:tuple=(512,)*7                    # dense channels of the front-end's blocks
-    conv_kernels:tuple=(10, 3, 3, 3, 3, 2, 2)   # their taps
-    conv_strides:tuple=(5, 2, 2, 2, 2, 2, 2)    # their strides
+    conv_dims:tuple[int, ...]=(512,)*7          # dense channels of the front-end's blocks
+    conv_kernels:tuple[int, ...]=(10, 3, 3, 3, 3, 2, 2)   # their taps
+    conv_strides:tuple[int, ...]=(5, 2, 2, 2, 2, 2, 2)    # their strides
     conv_bias:bool=False                        # whether the convolutions have a bias
     conv_norm:str='group'                       # 'group': over time in block 0; 'layer': over channels in every block
     normalize_wav:bool=False                    # give each waveform mean 0 and variance 1 first
@@ -63,6 +63,7 @@ def check_hubert(
 ):
     "Raise an error that names the first fields that do not fit."
     c = config
+    check_ranges(c)
     check_choices(c, conv_norm=('group', 'layer'), norm_over=('dense', 'kept'), head=('predict', 'none'))
     if len({len(c.conv_dims), len(c.conv_kernels), len(c.conv_strides)}) > 1:
         raise ValueError(f"conv_dims, conv_kernels and conv_strides need one entry per block, "

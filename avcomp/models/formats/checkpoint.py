@@ -49,7 +49,7 @@ def fit_state(
     "Build the skeleton of a model, or say which tensors do not fit it."
     try:
         with torch.device('meta'): model = config.model_cls(config)
-    except (TypeError, RuntimeError) as e:
+    except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as e:
         raise ValueError(f"{source} has a config that no model can be built from: {e}") from e
     faults = {kind: found for kind, found in state_faults(model.state_dict(), state, names).items() if found}
     if not faults: return model
