@@ -99,7 +99,7 @@ def summary_table(
 
 # %% ../../nbs/evaluate/07_report.ipynb #41799aec
 def evaluate_models(
-    models:dict,          # name -> model that writes, in eval mode
+    models:dict,          # name -> model that transcribes, in eval mode
     cuts,                 # clips to recognise
     noises:dict,          # kind -> lhotse cuts of noise recordings; {} = only clean
     folder:str|Path,      # where results go: a JSON file for each model

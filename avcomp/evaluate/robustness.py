@@ -21,7 +21,7 @@ from ..settings import digest
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #86354137
 def transcribe_batch(
-    model:Model,         # model that writes, in eval mode
+    model:Model,         # model that transcribes, in eval mode
     tokenizer,           # `Tokenizer` of the model
     batch:dict,          # from `collate`
     modality:str='',     # 'av', 'a' or 'v'; '' = all that the model takes and the batch has
@@ -33,7 +33,7 @@ def transcribe_batch(
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #b199e41f
 def transcribe_cuts(
-    model:Model,             # model that writes, in eval mode
+    model:Model,             # model that transcribes, in eval mode
     tokenizer,               # `Tokenizer` of the model
     cuts,                    # clips
     modality:str='',         # 'av', 'a' or 'v'; '' = all that the model takes
@@ -167,7 +167,7 @@ def plan_conditions(
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #ea1ad0f1
 def transcribe_prepared(
-    model:Model,           # model that writes, in eval mode
+    model:Model,           # model that transcribes, in eval mode
     tokenizer,             # `Tokenizer` of the model
     batches:list[dict],    # from `StreamCache`
     modality:str,          # 'av', 'a' or 'v'
@@ -184,7 +184,7 @@ def transcribe_prepared(
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #27686674
 def robustness(
-    model:Model,               # model that writes, in eval mode
+    model:Model,               # model that transcribes, in eval mode
     cuts,                      # clips to recognise
     tokenizer,                 # `Tokenizer` of the model
     noise_cuts:dict|None=None, # kind -> lhotse cuts of noise recordings; None = only clean

@@ -56,8 +56,8 @@ class Model(nn.Module):
         return {name: module for name, module in self.named_children() if name in HEADS}
 
     @property
-    def writes(self)->bool:
-        "Whether it has a head that writes text."
+    def transcribes(self)->bool:
+        "Whether it has a head that transcribes."
         return bool(self.heads)
 
     @property

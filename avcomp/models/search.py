@@ -228,7 +228,7 @@ def recognise(
         raise ValueError(f"expected 1 <= nbest <= beam_size, got {nbest=} and {beam_size=}")
     if max_len is not None and max_len < 1:
         raise ValueError(f"max_len is the most tokens of a text, at least 1; got {max_len}")
-    if not model.writes:
+    if not model.transcribes:
         raise ValueError("this model has neither a decoder nor a CTC head; give it one by fine-tuning")
     if 'decoder' in model.heads:
         return beam_search(model.decoder, out, model.vocab, beam_size, len_penalty, max_len, nbest)

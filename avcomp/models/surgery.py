@@ -78,11 +78,11 @@ def first_layers(
 # %% ../../nbs/models/12_surgery.ipynb #5263decd
 def lend_head_(
     encoder:Model,   # a bare encoder
-    donor:Model,     # a model that writes text
+    donor:Model,     # a model that transcribes text
 )->Model:            # the encoder of the one with the head and the tokenizer of the other; shares weights with both
     "Give an encoder the decoder or the CTC head of another model, in place."
     check_bare(encoder)
-    if not donor.writes:
+    if not donor.transcribes:
         raise ValueError(f"a head comes from a fine-tuned model, one with a decoder or a CTC head; "
                          f"got one of family {donor.family!r} without")
     if encoder.inputs != donor.inputs:
