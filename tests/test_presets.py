@@ -1,4 +1,5 @@
 "Every preset against the tables of the papers and of the codes behind them, regularisation included."
+from dataclasses import asdict
 import pytest
 from avcomp.settings import from_data, to_data
 from avcomp.train.presets.table import presets
@@ -54,7 +55,7 @@ def test_no_preset_is_left_out():
 @pytest.mark.parametrize('name, which, stage', rows(('distill', 'finetune', 'pretrain')))
 def test_fit_and_regularisation(name, which, stage):
     fit, adam = stage.fit, stage.fit.optimizer
-    asked = to_data(stage.task.regularisation)
+    asked = asdict(stage.task.regularisation)
     neutral = dict.fromkeys(asked, 0.) | {'frontend_grad': 1.}
     moments = (adam.betas, adam.eps, adam.weight_decay)
     schedule = (fit.schedule.kind, fit.schedule.warmup)
