@@ -67,6 +67,7 @@ def test_fit_and_regularisation(name, which, stage):
 @pytest.mark.parametrize('name, which, stage', rows(('distill',)))
 def test_terms_and_methods(name, which, stage):
     term, = stage.task.terms
+    assert (term.l2, term.weight) == (0., 1.)
     layers = LARGE_LAYERS if name == 'dphubert_large' else BASE_LAYERS
     single = (1., 1., ((4, 8, 12),)) if which == 'distilhubert' else (1., 1., layers)
     assert (term.l1, term.cos, term.groups) == TERMS.get((name, which), single)
@@ -88,8 +89,11 @@ def test_views():
             assert (views['noise'].prob, views['noise'].snr_db) == (0.25, 0.)
             assert (views['crop'].size, views['crop'].flip) == (88, 0.5)
 
-def test_writing():
-    "Label smoothing, frozen updates, masks."
+    assert [v.kind for v in presets()['dp_avhubert_base']['pretrain'].views] == ['crop']
+    assert presets()['dphubert_base']['pretrain'].views == ()
+
+def test_losses():
+    "Label smoothing, frozen updates, masks; a term counts once, without squares."
     av, audio = (presets()[name]['finetune'].task for name in ('dp_avhubert_base', 'dphubert_base'))
     assert (av.label_smoothing, av.freeze_updates, av.ctc_weight) == (0.1, 48_000, 0.)
     assert av.mask_time[0] == av.mask_channels[0] == 0.
