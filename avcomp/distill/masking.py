@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 # %% ../../nbs/distill/03_masking.ipynb #9d3cb1a1
 def check_spans(
-    **spans,   # name = (share of frames to mask, length of a span)
+    **kwargs,   # name = (share of frames to mask, length of a span)
 ):
     "Refuse masks that cannot be drawn."
-    for name, (share, length) in spans.items():
+    for name, (share, length) in kwargs.items():
         if not 0 <= share <= 1 or length < 1:
             raise ValueError(f"{name} is a share in [0, 1] and the length of a span, at least 1; "
                              f"got {(share, length)!r}")
