@@ -115,7 +115,7 @@ def test_checkpoints_that_do_not_fit(job, parts, tmp_path):
     s2s = avhubert_s2s_config('tiny', encoder=load_model(parts/'student').config, vocab_size=40)
     one = {'student': str(save_model(AVHubertS2S(s2s), tmp_path/'s2s'))}
     finetune = job('finetune', tmp_path/'out')
-    predict = change(preset('smoke')['pretrain'], {'task.labels': str(tmp_path)})
+    predict = change(preset('smoke')['pretrain'], {'task.labels': str(parts)})
     with pytest.raises(ValueError, match="family 'avhubert_s2s'"): launch(change(finetune, one | {'stage': predict}))
     with pytest.raises(ValueError, match='carries no tokenizer'): launch(change(finetune, one))
     assert not (tmp_path/'out').exists()

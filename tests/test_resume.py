@@ -42,7 +42,7 @@ def kill_after_two_checkpoints(job, reach):
 NOISY = {'task.modality_dropout': 0.3, 'views.noise.prob': 0.5}
 SOUND = {'views.noise.prob': 0.5}
 
-@pytest.mark.parametrize('name, changes', [('pruning', NOISY), ('finetune', NOISY), ('pruning+merging', NOISY),
+@pytest.mark.parametrize('name, changes', [('pruning', NOISY), ('finetune', NOISY),
                                            ('smoke_audio pruning', SOUND), ('smoke_audio finetune', SOUND)])
 def test_killed_and_resumed(job, tmp_path, name, changes):
     settings = dict(stage=changes | {'fit.updates': 18, 'fit.max_frames': 90}, checkpoint_every=3, seed=1)

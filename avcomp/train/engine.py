@@ -51,7 +51,7 @@ def make_trainer(
     no_gpu = not torch.cuda.is_available()
     precision = '32-true' if fit.precision == '16-mixed' and no_gpu else fit.precision   # no 16-bit training on CPUs
     logger = TensorBoardLogger(out, name='', version='tensorboard', purge_step=step)     # later points are drawn again
-    weights = WeightKeeper(job.out, dict(zip(fit.keep, job.stage.fit.keep)))
+    weights = WeightKeeper(job.out, keeper.id, dict(zip(fit.keep, job.stage.fit.keep)))
     strategy = 'ddp_find_unused_parameters_true' if world > 1 else 'auto'
     ours = ('enable_checkpointing', 'enable_progress_bar', 'enable_model_summary', 'use_distributed_sampler')
     return L.Trainer(max_steps=fit.updates, accumulate_grad_batches=fit.batches//world, gradient_clip_val=fit.clip_norm,
@@ -88,7 +88,9 @@ def write_results(
 ):
     "Write the model and all about it; the report comes last and says that all is there."
     out = Path(job.out)
-    save_model(task.model.eval(), out/'model')
+    with atomic_path(out/'model') as new:
+        save_model(task.model.eval(), new)
+        for old in ('report.json', 'maps.safetensors'): (out/old).unlink(missing_ok=True)   # of a job before this one
     if maps := task.beside():
         with atomic_path(out/'maps.safetensors') as p: save_file(maps, p)
     job.save(out/'job.json')
@@ -100,14 +102,13 @@ def write_results(
 def start_point(
     job:Job,       # what is to run
     id:str,        # its id
-)->int|None:       # updates done before; None = a fresh start, with nothing of other jobs in its folder
+)->int|None:       # updates done before; None = a fresh start
     "Where a job starts from."
     out = Path(job.out)
     step = resume_point(out/'last.ckpt', id)
     out.mkdir(parents=True, exist_ok=True)
     if step is None and int(os.environ.get('RANK', 0)) == 0:
-        for left in ('report.json', 'maps.safetensors'): (out/left).unlink(missing_ok=True)   # the report first
-        for left in ('tensorboard', 'kept'): shutil.rmtree(out/left, ignore_errors=True)
+        shutil.rmtree(out/'tensorboard', ignore_errors=True)
     return step
 
 def run(

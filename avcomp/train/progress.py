@@ -84,10 +84,11 @@ def validation_loss(
 # %% ../../nbs/train/08_progress.ipynb #108a1f2d
 def kept_model(
     out:str|Path,   # folder of a job
+    id:str,         # of the job: another job in the folder keeps other weights
     point:int,      # one of the points that its fit keeps, in its unit
 )->Path:            # model folder with the weights of that point
     "Where a job keeps the weights of a point of training."
-    return Path(out)/'kept'/f'{point:07d}'
+    return Path(out)/'kept'/id/f'{point:07d}'
 
 # %% ../../nbs/train/08_progress.ipynb #2a455fb4
 def resume_point(
@@ -157,14 +158,16 @@ class Keeper(L.Callback):
 class WeightKeeper(L.Callback):
     "Keeps the weights of some points of training as model folders."
     def __init__(self,
-        out:str,          # folder of the job
+        out:str,                 # folder of the job
+        id:str,                  # of the job
         points:dict[int, int],   # updates done -> the point, in the unit of the job
     ):
-        self.out, self.points = out, points
+        self.out, self.id, self.points = out, id, points
 
     def keep(self, trainer, task):
         point = self.points.pop(trainer.global_step, None)
-        if point is not None and trainer.is_global_zero: save_model(task.model, kept_model(self.out, point))
+        if point is None or not trainer.is_global_zero: return
+        save_model(task.model, kept_model(self.out, self.id, point))
 
     def on_train_start(self, trainer, pl_module): self.keep(trainer, pl_module)
 

@@ -51,7 +51,7 @@ def run_rounds(
     launch(dense)
     trained, rounds = Path(dense.out)/'model', []
     for sparsity in sparsities:
-        start = trained if rewind is None else kept_model(dense.out, rewind)
+        start = trained if rewind is None else kept_model(dense.out, dense.id, rewind)
         job = round_job(dense, method(sparsity, str(trained)), start, Path(out)/f'{sparsity:.4f}')
         rounds.append(Round(sparsity, Path(job.out), launch(job)))
         if iterative: trained = Path(job.out)/'model'
