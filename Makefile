@@ -58,7 +58,7 @@ test-notebooks: $(READY)
 
 test-python: $(READY)
 	@echo '== 3 of 3: golden numbers, recipes, resume'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests --ignore tests/test_repository.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/test_repository.py
 
 prepare: $(READY)
 	$(BIN)/nbdev_export
