@@ -10,7 +10,7 @@ import gzip, hashlib, json, tarfile
 import numpy as np
 from functools import lru_cache
 from pathlib import Path
-from tqdm import tqdm
+from ..bars import track
 from ..core import atomic_path
 from .clips import sound_frames
 from ..settings import content_digest
@@ -78,7 +78,7 @@ def index_shards(
     if not paths:
         raise FileNotFoundError(f"expected shards cuts.*.jsonl.gz and recording.*.tar in {Path(folder, split)}, "
                                 "found none; write them with write_shar")
-    table = [index_shard(p) for p in tqdm(paths, f'index of {split}')]
+    table = [index_shard(p) for p in track(paths, f'index of {split}')]
     frames, offset, size, text = map(np.array, zip(*(row for shard in table for row in shard)))
     index = dict(frames=frames.astype(np.int32), offset=offset.astype(np.int64), size=size.astype(np.int32), text=text)
     index['names'] = [p.name for p in paths]

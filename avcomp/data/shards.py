@@ -17,7 +17,7 @@ from lhotse.serialization import deserialize_item
 from lhotse.shar.writers.tar import TarWriter
 from lhotse.utils import fastcopy
 from pathlib import Path
-from tqdm import tqdm
+from ..bars import track
 from ..core import atomic_path
 from .clips import load_sound, sound_frames
 from .shard_index import index_shards, manifests_of, read_rows, sounds_of
@@ -82,7 +82,7 @@ def write_shar(
     "Pack clips into shards (lhotse Shar, recordings as FLAC); shards that are there are not written again."
     cuts, folder = list(cuts), Path(folder)
     claim_shards(cuts, folder/f'{split}.json', shard_size)
-    for n, first in enumerate(tqdm(range(0, len(cuts), shard_size), f'shards of {split}')):
+    for n, first in enumerate(track(range(0, len(cuts), shard_size), f'shards of {split}')):
         done = folder/split/f'cuts.{n:06d}.jsonl.gz'
         if not done.exists(): write_shard(cuts[first:first + shard_size], folder/split, n)
     return index_shards(folder, split)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Callable
+from ..bars import progress_bar
 
 # %% ../../nbs/data/12_workers.ipynb #db4847f9
 COMMAND = ("import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
@@ -96,12 +97,11 @@ def run_jobs(
     name:str,           # what the progress bar says
 )->list:                # what the functions return, in the order of the jobs
     "Run jobs with a progress bar; an error stops them all."
-    from tqdm import tqdm
     if num_workers < 0: raise ValueError(f"expected num_workers >= 0, 0 being this process, got {num_workers}")
     if num_workers and (own := [f.__name__ for f, *_ in jobs if f.__module__ == '__main__']):
         raise ValueError(f"other processes cannot import {own[0]!r}, which is defined in this notebook or script; "
                          f"move it to a module, or set num_workers=0")
-    with tqdm(total=len(jobs), desc=name, mininterval=0.5, disable=not jobs) as bar:
+    with progress_bar(len(jobs), name, shown=bool(jobs)) as bar:
         if num_workers and jobs: return run_parallel(jobs, min(num_workers, len(jobs)), bar.update)
         results = []
         for f, *arguments in jobs:

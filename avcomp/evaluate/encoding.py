@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from ..bars import track
 from ..data.sound import SAMPLE_RATE, open_sound, read_part
 from ..models.contract import Model, Output, batch_inputs
 
@@ -83,7 +83,7 @@ def encode_long(
         if total < 1:
             raise ValueError(f"expected {num_samples(model, 1)} samples or more, got {samples}: "
                              "too short for one frame")
-        for start, first, last, stop in tqdm(list(windows(total, step, around)), 'windows', disable=not progress):
+        for start, first, last, stop in track(list(windows(total, step, around)), 'windows', shown=progress):
             piece = part(start*hop, samples if stop == total else num_samples(model, stop)).to(p)
             with torch.no_grad(): states = model(piece[None]).hidden_states
             yield first, [s[0, first - start:last - start] for s in states]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from tqdm import tqdm
+from ..bars import track
 from ..data.clips import SPLITS
 from .encoding import encode_batch
 from ..models.contract import Model
@@ -55,7 +55,7 @@ def collect_examples(
 )->tuple[Tensor, list[str]]:   # states (N, L+1, D) float32 on the CPU, and their labels, clips in the order of `chosen`
     "Hidden states of the chosen examples, each the mean of its frames."
     found = {}
-    for batch in tqdm(batches, 'hidden states', disable=not progress):
+    for batch in track(batches, 'hidden states', shown=progress):
         if not set(batch['ids']) & set(chosen): continue
         out = encode_batch(model, batch, modality)
         for i, (id, n) in enumerate(zip(batch['ids'], out.lengths.tolist())):
@@ -193,7 +193,7 @@ def probe(
     classes, y = class_numbers(names)
     how = dict(num_classes=len(classes), updates=updates, lr=lr, seed=seed)
     accuracy, weights = score_states(states, y, slice(None), **how)
-    numbers = tqdm(range(len(weights)), 'probes', disable=not progress)
+    numbers = track(range(len(weights)), 'probes', shown=progress)
     layers = tuple(score_states(states, y, slice(i, i + 1), **how)[0] for i in numbers)
     most = Counter(names['train']).most_common(1)[0][0]
     baseline = names['test'].count(most)/len(names['test'])

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import torch
 from torch import nn, Tensor
-from tqdm import tqdm
+from ..bars import progress_bar, track
 from ..data.batches import ClipDataset, make_loader, streams_of
 from ..data.plans import num_batches
 from ..data.views import bind_views, condition_views
@@ -47,7 +47,7 @@ def transcribe_cuts(
     "Recognise clips under one condition."
     data = ClipDataset(cuts, None, choose_streams(model, modality), views, noises, seed=seed)
     texts = {}
-    for batch in tqdm(make_loader(data, max_frames), f'transcribe {modality}', disable=not progress):
+    for batch in track(make_loader(data, max_frames), f'transcribe {modality}', shown=progress):
         texts |= transcribe_batch(model, tokenizer, batch, modality, beam_size)
     return texts
 
@@ -209,7 +209,7 @@ def robustness(
     todo = {c: (v, [m for m in ms if not result.has(m, c, v)]) for c, (v, ms) in plan.items()}
     cache = StreamCache(model, cuts, [v for v, ms in todo.values() if ms], noise_cuts, seed, max_frames)
     jobs = sum(len(ms) for _, ms in todo.values())
-    with tqdm(total=jobs*num_batches(cuts, max_frames), disable=not progress or not jobs) as bar:
+    with progress_bar(jobs*num_batches(cuts, max_frames), 'recognise', shown=progress and jobs) as bar:
         for condition, (views, wanted) in todo.items():
             names = [n for n in model.inputs if any(n in streams[m] for m in wanted)]
             for modality in wanted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 import torch.nn.functional as F
-from tqdm import tqdm
+from ..bars import track
 from .encoding import encode_batch
 from ..models.contract import Model, Output
 
@@ -83,7 +83,7 @@ def similarity(
     if teacher.training or student.training:
         raise ValueError("models are compared in eval mode, got one in training mode; call .eval() first")
     sums, cosine, frames, shift = None, None, 0, None
-    for batch in tqdm(batches, 'similarity', disable=not progress):
+    for batch in track(batches, 'similarity', shown=progress):
         x, y = encode_both(teacher, student, batch, modality)
         if x.shape[-1] == y.shape[-1]:
             new = torch.einsum('ind,jnd->ij', F.normalize(x, dim=-1), F.normalize(y, dim=-1)).cpu()

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from filelock import FileLock
-from tqdm.auto import tqdm
+from ..bars import track
 from ..core import atomic_path
 from ..data.corpora import open_corpus
 from ..settings import content_digest, digest
@@ -127,7 +127,7 @@ def run_grid(
         try: return start_cell(cell, gpu)
         finally: free.put(gpu)
     with ThreadPoolExecutor(at_once) as pool:
-        for cell, told in zip(todo, tqdm(pool.map(work, todo), 'cells', len(todo), ascii=True)):
+        for cell, told in zip(todo, track(pool.map(work, todo), 'cells', len(todo))):
             if told: failed[cell.out] = told
     if failed:
         first = next(iter(failed))

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['add_record', 'History', 'validation_loss', 'kept_model', 'resume_point', 'save_checkpoint', 'Keeper', 'WeightKeeper',
-           'progress_bar', 'advance', 'check_finite']
+           'advance', 'check_finite']
 
 # %% ../../nbs/train/08_progress.ipynb #f608ea05
 import math
 from pathlib import Path
 import torch
 import lightning as L
-from tqdm.auto import tqdm
+from ..bars import progress_bar
+from tqdm import tqdm
 from ..core import atomic_path
 from ..models.checkpoints import save_model
 from .job import Job
@@ -134,7 +135,7 @@ class Keeper(L.Callback):
 
     def on_train_start(self, trainer, pl_module):
         self.done = trainer.global_step
-        if trainer.is_global_zero: self.bar = progress_bar(Path(self.job.out).name, self.updates, self.done)
+        if trainer.is_global_zero: self.bar = progress_bar(self.updates, Path(self.job.out).name, self.done)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == self.done: return            # a batch of an update that is not complete
@@ -174,14 +175,6 @@ class WeightKeeper(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx): self.keep(trainer, pl_module)
 
 # %% ../../nbs/train/08_progress.ipynb #204f0e9d
-def progress_bar(
-    name:str,      # of the job
-    updates:int,   # of the run
-    done:int,      # of them before
-)->tqdm:           # the bar: a widget in a notebook, a line in a log
-    "A bar that counts updates."
-    return tqdm(total=updates, initial=done, desc=name, mininterval=2, ascii=True)
-
 def advance(
     bar:tqdm,       # from `progress_bar`
     numbers:dict,   # name -> value

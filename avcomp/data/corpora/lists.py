@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from lhotse import CutSet, MonoCut
 from pathlib import Path
-from tqdm import tqdm
+from ...bars import track
 from ..clips import SPLITS, list_problems, load_cuts, make_cut, save_cuts
 from ...settings import digest
 
@@ -162,7 +162,7 @@ def describe_rows(
 )->CutSet:               # the good clips
     "Look at every clip, and make a manifest of the good ones."
     with ThreadPoolExecutor(8) as pool:
-        found = list(tqdm(pool.map(describe_row, rows), Path(where).name, len(rows)))
+        found = list(track(pool.map(describe_row, rows), Path(where).name, len(rows)))
     cuts, problems, seen = [], defaultdict(list), set()
     for row, cut in zip(rows, found):
         if row.id in seen: cut = 'repeated id'

@@ -14,7 +14,7 @@ from functools import partial
 from lhotse import CutSet
 from pathlib import Path
 from torch import Tensor
-from tqdm import tqdm
+from ...bars import track
 from ...core import atomic_path
 from ..audio_noise import average_noises, noise_from_list
 from ..clips import SPLITS
@@ -61,7 +61,7 @@ def cut_kind(
                          f"unpack the corpus so that {corpus_dir} holds music, noise and speech")
     found = {}
     for split, paths in split_recordings(recordings, seed).items():
-        bar = tqdm(sorted(paths), f'{kind} {split}')
+        bar = track(sorted(paths), f'{kind} {split}')
         found[split] = [piece for path in bar for piece in cut_pieces(path, out_dir/kind/'wav')]
     return found
 
@@ -85,7 +85,7 @@ def write_babble(
 )->list[Path]:           # the files; those already there are not written again
     "Babble of a split."
     files = [out_dir/f'{split}_{m:05d}.wav' for m in range(mixtures)]
-    for m, path in enumerate(tqdm(files, f'babble {split}')):
+    for m, path in enumerate(track(files, f'babble {split}')):
         if not path.exists(): write_wav(path, mix_babble(pieces, [seed, SPLITS.index(split), m], voices), 16000)
     return files
 
