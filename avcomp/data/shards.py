@@ -150,6 +150,12 @@ class Shards:
     @property
     def id(self): return str(self.index['digest'])             # names the clips: a hash of all manifests
 
+    def manifest(self)->Iterator[dict]:
+        "Rows of the manifests of the clips in use, without their sounds."
+        for row, shard in zip(self.rows.tolist(), np.searchsorted(self.index['first'], self.rows, 'right') - 1):
+            lines = read_rows(self.folder/self.index['names'][shard])
+            yield json.loads(lines[row - int(self.index['first'][shard])])
+
     def keep(self,
         mask:np.ndarray,  # (N,) bool, True = stay
     )->'Shards':          # on the same files
