@@ -19,7 +19,7 @@ from lhotse.utils import fastcopy
 from pathlib import Path
 from tqdm import tqdm
 from ..core import atomic_path
-from .clips import load_sound, sound_frames
+from .clips import load_sound, sound_frames, sound_of
 from .shard_index import index_shards, manifests_of, read_rows, sounds_of
 from .sound import SAMPLE_RATE, open_sound, to_int16
 from ..settings import content_digest, digest
@@ -29,9 +29,10 @@ def sound_bytes(
     cut:MonoCut,           # a whole clip, as `make_cut` makes it
 )->tuple[bytes, int]:      # encoded sound, samples at 16 kHz
     "The sound of a clip as a 16 kHz mono FLAC file."
-    wav, path = load_sound(cut), cut.recording.sources[0].source
-    with open_sound(path) as sound: kind = sound.format, sound.samplerate, sound.channels
-    if kind == ('FLAC', SAMPLE_RATE, 1): return Path(path).read_bytes(), len(wav)
+    wav, source = load_sound(cut), cut.recording.sources[0]
+    with open_sound(sound_of(cut)) as sound: kind = sound.format, sound.samplerate, sound.channels
+    if kind == ('FLAC', SAMPLE_RATE, 1):
+        return source.source if source.type == 'memory' else Path(source.source).read_bytes(), len(wav)
     out = io.BytesIO()
     sf.write(out, to_int16(wav), SAMPLE_RATE, format='FLAC')
     return out.getvalue(), len(wav)
