@@ -26,7 +26,7 @@ from .task import Stage, Task, Training
 class Finetune(Task):
     "Teach a model to write (AV-HuBERT, Shi et al. 2022, section 3.3; wav2vec 2.0, Baevski et al. 2020, section 4.3)."
     head_from:Source=''           # a fine-tuned model whose head and tokenizer to start from
-    tokenizer:Source=''           # without `head_from`: tokenizer.model file for a new head; never another one than the head's
+    tokenizer:Source=''           # tokenizer.model file for a new head; never another one than that of the head
     decoder:str='base'            # without `head_from`: size of the new decoder of AV-HuBERT
     freeze_updates:Updates=0      # updates with a frozen encoder
     label_smoothing:float=0.1     # of the decoder's targets, in [0, 1)

@@ -91,8 +91,8 @@ class Job:
             raise ValueError(f"out lies inside {inside[0]}, which the job reads: its content would change "
                              "while it runs; choose another folder")
         if self.data.transcribed < 1 and not self.stage.task.needs_text:
-            raise ValueError(f"transcribed={self.data.transcribed:g} leaves out transcripts, but this task reads none and "
-                             "sees all clips; leave transcribed at 1 here, and set it for fine-tuning")
+            raise ValueError(f"transcribed={self.data.transcribed:g} leaves out transcripts, but this task reads none "
+                             "and sees all clips; leave transcribed at 1 here, and set it for fine-tuning")
         batches, processes = self.stage.fit.batches, self.run.processes
         if batches % processes:
             raise ValueError(f"an update takes {batches} batches, which {processes} processes cannot share evenly; "

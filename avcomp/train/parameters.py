@@ -119,6 +119,7 @@ def check_choice(
     for v in value if isinstance(value, list) else [value]:
         if v not in allowed: raise ValueError(f"parameter {name!r} has no choice {v!r}; {nearest(str(v), allowed)}")
 
+# %% ../../nbs/train/13_parameters.ipynb #c51f88bb
 def typed_parameters(
     namespace:dict,   # `globals()` of the recipe, after its parameters
     **kwargs,         # parameter = values that it, or every entry of it, may have

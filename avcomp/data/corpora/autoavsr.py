@@ -98,6 +98,7 @@ def find_lists(
     raise ValueError(f"expected labels/train.csv or labels/lrs3_train_transcript_lengths_seg16s.csv (or valid, test) "
                      f"in {folder}, found none; is this a corpus of that layout?")
 
+# %% ../../../nbs/data/corpora/04_autoavsr.ipynb #0847a444
 def find_units(
     folder:Path,        # root of the corpus
 )->Path|None:           # labels/units.txt; None where there is none
