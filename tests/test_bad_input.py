@@ -117,6 +117,7 @@ def test_checkpoints_that_do_not_fit(job, parts, tmp_path):
     finetune = job('finetune', tmp_path/'out')
     predict = change(preset('smoke')['pretrain'], {'task.labels': str(parts)})
     with pytest.raises(ValueError, match="family 'avhubert_s2s'"): launch(change(finetune, one | {'stage': predict}))
+    one |= {'stage.task.tokenizer': ''}
     with pytest.raises(ValueError, match='carries no tokenizer'): launch(change(finetune, one))
     assert not (tmp_path/'out').exists()
 

@@ -7,6 +7,7 @@ __all__ = ['quiet_lightning', 'make_trainer', 'prepare', 'finished', 'write_resu
 
 # %% ../../nbs/train/09_engine.ipynb #5459227e
 import json, logging, os, shutil, signal, time, warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save_file
 from ..core import atomic_path
+from ..data.corpora import Corpus
 from ..models.checkpoints import save_model
 from .fit import in_updates
 from .job import Job
@@ -61,13 +63,15 @@ def make_trainer(
 # %% ../../nbs/train/09_engine.ipynb #9636d5c0
 def prepare(
     job:Job,   # what to train
+    corpus:Corpus|None=None,          # of its data, opened before; None = open it
+    isfile:Callable=os.path.isfile,   # path -> whether there is a file
 )->tuple[Training, Clips]:   # the training, on its way to a trainer; its clips
     "Models, clips and training of a job: all that can be wrong is an error here."
     torch.manual_seed(job.seed)
     task = job.stage.task
     if not job.student: raise ValueError("student names a model folder, a checkpoint or a size; got ''")
     model = task.student(job.student, job.random)
-    clips = Clips(job, model)
+    clips = Clips(job, model, corpus, isfile)
     stage = in_updates(job.stage, clips.epoch_batches())
     return task.training(stage, model, job.seed), clips
 

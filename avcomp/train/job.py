@@ -28,6 +28,12 @@ class Data:
     max_frames:int=500          # clips longer than a batch of the stage are left out too
     modalities:tuple=('audio', 'video')   # streams to train with: of 'audio' and 'video', or ('wav',) for waveforms
     subset:str=''               # part of the training clips, where the layout has any: '100', '960'
+    transcribed:float=1.        # tasks that read text: share of the training clips to train on, in (0, 1]; others are 1
+
+    def __post_init__(self):
+        if not 0 < self.transcribed <= 1:
+            raise ValueError("transcribed is the share of the training clips whose transcripts are read, in (0, 1]; "
+                             f"got {self.transcribed!r}")
 
     def open(self)->Corpus:
         "The corpus."
@@ -84,6 +90,9 @@ class Job:
         if inside := [s for s in sources_of(self) if Path(s).is_dir() and own.is_relative_to(Path(s).resolve())]:
             raise ValueError(f"out lies inside {inside[0]}, which the job reads: its content would change "
                              "while it runs; choose another folder")
+        if self.data.transcribed < 1 and not self.stage.task.needs_text:
+            raise ValueError(f"transcribed={self.data.transcribed:g} leaves out transcripts, but this task reads none "
+                             "and sees all clips; leave transcribed at 1 here, and set it for fine-tuning")
         batches, processes = self.stage.fit.batches, self.run.processes
         if batches % processes:
             raise ValueError(f"an update takes {batches} batches, which {processes} processes cannot share evenly; "

@@ -36,7 +36,7 @@ def audio_rows(
     return [Row(name.rpartition('.')[0], path, None, text, speaker(path))
             for name, path, text in zip(names, paths, find_texts(paths))]
 
-@layout('audio')
+@layout('audio', missing='put its files into a folder {split}')
 def open_audio(
     folder:str|Path,       # audio files, in folders or not
 )->dict[str, CutSet]:      # split -> clips

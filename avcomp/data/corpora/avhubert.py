@@ -50,7 +50,7 @@ def read_avhubert_lists(
     "Read av_hubert's file lists (Shi et al. 2022, public data preparation)."
     return describe_rows(avhubert_rows(folder, split), str(Path(folder)/f'{split}.tsv'), max_bad)
 
-@layout('avhubert')
+@layout('avhubert', missing='add its list, {split}.tsv')
 def open_avhubert(
     folder:str|Path,     # {split}.tsv and {split}.wrd
 )->dict[str, CutSet]:    # split -> clips

@@ -20,7 +20,7 @@ def recipe_facts(
     path = Path(folder)/'corpus.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
-@layout('embedded', facts=recipe_facts)
+@layout('embedded', facts=recipe_facts, missing='add its manifest, {split}.jsonl.gz')
 def open_embedded(
     folder:str|Path,       # {split}.jsonl.gz, as `make_corpus` and `save_cuts` write them
 )->dict[str, CutSet]:      # split -> clips

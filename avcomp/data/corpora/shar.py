@@ -12,7 +12,7 @@ from . import layout
 from ..shards import Shards, open_shards
 
 # %% ../../../nbs/data/corpora/08_shar.ipynb #96800ffd
-@layout('shar')
+@layout('shar', missing='write its shards with write_shar')
 def open_shar(
     folder:str|Path,       # what `write_shar` filled: folder/{split}/cuts.*.jsonl.gz and recording.*.tar
 )->dict[str, Shards]:      # split -> clips

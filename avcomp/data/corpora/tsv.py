@@ -54,9 +54,9 @@ def choose_lists(
     folder:Path,      # lists
     subset:str,       # '100', '960' choose train100.tsv or train960.tsv; '' = the largest of these or train.tsv
 )->dict[str, Path]:   # split -> list
-    "Lists that make the splits."
+    "Lists that make the splits, the first of several names; a split may have none."
     trains = [f'train{subset}'] if subset else ['train960', 'train100', 'train']
-    names = dict(train=trains, valid=['valid'], test=['test'])
+    names = dict(train=trains, valid=['valid', 'dev-clean', 'dev_clean'], test=['test', 'test-clean', 'test_clean'])
     paths = {s: next((p for n in some if (p := folder/f'{n}.tsv').exists()), None) for s, some in names.items()}
     if not any(paths.values()) or subset and not paths['train']:
         there = sorted(p.name for p in folder.glob('*.tsv'))
@@ -64,7 +64,7 @@ def choose_lists(
                          "choose another subset or make the lists")
     return {s: p for s, p in paths.items() if p}
 
-@layout('tsv', subsets=True)
+@layout('tsv', subsets=True, missing='add its list, {split}.tsv')
 def open_tsv(
     folder:str|Path,       # lists
     subset:str='',         # '100', '960' choose train100.tsv or train960.tsv; '' = the largest of these or train.tsv
