@@ -10,7 +10,7 @@ import os, pickle, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from typing import Callable
+from collections.abc import Callable
 
 # %% ../../nbs/data/12_workers.ipynb #db4847f9
 COMMAND = ("import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "

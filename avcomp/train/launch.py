@@ -11,7 +11,7 @@ import io, os, shlex, socket, subprocess, sys
 from pathlib import Path
 from ..settings import KINDS
 from .engine import finished, run
-from .job import Data, Job, Run, kinds_in, read_job
+from .job import Job, Run, kinds_in, read_job
 
 # %% ../../nbs/train/10_launch.ipynb #2da44642
 def torchrun_command(
@@ -81,7 +81,7 @@ class Submitted:
 
 def submit(
     job:Job,   # what to do
-)->'submitit.Job':   # submitted
+):             # `submitit.Job`, submitted
     "Hand a job to a batch system."
     import submitit
     settings = slurm_parameters(job.run, f'avcomp-{job.id}')
