@@ -8,11 +8,11 @@ __all__ = ['FAMILIES', 'PART', 'Dim', 'Weight', 'Product', 'GatePoint', 'Project
            'undocumented']
 
 # %% ../nbs/00_core.ipynb #09517a31
-import json, os, re, shutil, tempfile, uuid
+import json, os, re, shutil, uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 from .settings import from_data, to_data
 
 # %% ../nbs/00_core.ipynb #83330157

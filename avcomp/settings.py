@@ -7,11 +7,11 @@ __all__ = ['KINDS', 'kind', 'tag_of', 'Source', 'Updates', 'field_types', 'admit
            'content_digest', 'digest', 'sources_of']
 
 # %% ../nbs/00_settings.ipynb #34b2a368
-import hashlib, json, os
+import hashlib, json
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # %% ../nbs/00_settings.ipynb #eea451c7

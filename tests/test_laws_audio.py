@@ -1,5 +1,4 @@
 "The laws of compression for every waveform encoder and every unit: see DESIGN.md."
-import warnings
 from copy import deepcopy
 import pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -94,7 +93,7 @@ def test_sliced_is_gated(name, units, tmp_path):
     dense = build(name)
     for logits in list(LOGITS.values())[:1 if len(units) == 1 else None]:
         model = deepcopy(dense)
-        for round_ in range(2):                                    # gate, slice, save, load, gate and slice again
+        for _ in range(2):                                    # gate, slice, save, load, gate and slice again
             if not set(units) <= set(collect(model).units()): break   # nothing of a unit was left
             gates = gate_(model, units)
             set_logits(gates, logits)
@@ -180,7 +179,7 @@ def test_wavlm_survives_without_its_first_attention():
 def test_training_reaches_every_weight():
     "With gates on, one loss has gradients for weights, logits and the relative positions."
     model = build('wavlm large').train()
-    gates = gate_(model, UNITS[-1])
+    gate_(model, UNITS[-1])
     model(WAV, LENGTHS).last.square().sum().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert dead == []

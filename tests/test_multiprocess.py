@@ -33,7 +33,7 @@ def check_same(one, two, start):
     "The same weights, and moved. Running statistics of batch norm are those of process 0: not compared."
     assert one.keys() == two.keys() == start.keys()
     trained = [k for k in two if 'running' not in k and 'num_batches' not in k]
-    for k in trained: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=lambda m: f'{k}: {m}')
+    for k in trained: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=lambda m, k=k: f'{k}: {m}')
     assert max((two[k] - start[k]).abs().max() for k in trained) > 1e-3      # they have moved
 
 @pytest.fixture

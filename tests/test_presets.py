@@ -82,7 +82,7 @@ def test_terms_and_methods(name, which, stage):
 
 def test_views():
     "Noise at 0 dB on a quarter of the clips, and a crop, where there is a picture; nothing for DPHuBERT."
-    for name, which, stage in rows(('distill', 'finetune')):
+    for name, _, stage in rows(('distill', 'finetune')):
         views = {v.kind: v for v in stage.views}
         if name != 'dp_avhubert_base': assert not views
         else:

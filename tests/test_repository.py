@@ -199,3 +199,37 @@ def test_count_would_be_noticed(tmp_path, check, source, found):
     kind = 'markdown' if source.startswith('```') else 'code'
     write_nb(new_nb([mk_cell('# A', 'markdown'), mk_cell(source, kind)]), tmp_path/'a.ipynb')
     assert check(tmp_path/'a.ipynb') == found
+
+# Every plot has its explorer.
+
+STILL = {
+    'plot_mouths': "all poses of the synthetic mouth stand in one picture; nothing is left to choose",
+}   # plots without an explorer, and why
+
+def functions(paths):
+    "Names of the functions of modules, and all names each of them uses."
+    found = {}
+    for path in paths:
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if not isinstance(node, ast.FunctionDef): continue
+            found[node.name] = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return found
+
+def undrawn(found):
+    "Plots that no explorer draws."
+    drawn = set().union(*(used for name, used in found.items() if name.endswith('_explorer')))
+    return sorted(name for name in found if name.startswith('plot_') and name not in drawn)
+
+def test_plots_have_explorers():
+    assert undrawn(functions(modules)) == sorted(STILL), "give the plot an explorer in nbs/viz, or say in STILL why not"
+
+def test_explorers_are_shown():
+    "Each is the last line of a cell of its notebook: there the reader meets it."
+    shown = '\n'.join(source for path in notebooks if path.parent.name == 'viz' for source in code(path).values())
+    names = [name for name in functions(modules) if name.endswith('_explorer')]
+    assert [name for name in names if not re.search(rf'^{name}\(.*\)$', shown, re.M)] == ['series_explorer']
+
+def test_plot_without_explorer_would_be_noticed(tmp_path):
+    module = tmp_path/'a.py'
+    module.write_text('def plot_a(): pass\ndef plot_b(): plot_a()\ndef a_explorer(): return lambda: plot_b()')
+    assert undrawn(functions([module])) == ['plot_a']

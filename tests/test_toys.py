@@ -1,7 +1,6 @@
 "A method, a term and a view of one's own, each in a few lines: trained, killed, resumed, reported, read back."
 import json, os, signal, subprocess, sys
 from dataclasses import dataclass
-from pathlib import Path
 import pytest, torch
 from avcomp.compress.method import Method, Running
 from avcomp.data.views import View

@@ -65,7 +65,7 @@ NOISE_KINDS = 'babble', 'music', 'speech', 'noise'   # as AV-HuBERT's preparatio
 # %% ../../nbs/data/05_audio_noise.ipynb #cb03f54f
 def noise_from_list(
     path:str|Path, # text file with one wav path per line, absolute or relative to the file's folder
-)->'CutSet':       # lhotse cuts of whole recordings, in the list's order, the path as id
+):                 # lhotse `CutSet` of whole recordings, in the list's order, the path as id
     "Read a MUSAN-style noise list, looking at the header of every file (AV-HuBERT `{noise_wav}/{split}.tsv`)."
     from lhotse import AudioSource, CutSet, Recording
     path = Path(path)

@@ -12,11 +12,11 @@ import io, os
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 import numpy as np
 from ..core import atomic_path
-from .sound import MAX_MISMATCH, SAMPLE_RATE, open_sound, read_wav, write_wav
-from .video import FPS, open_video, read_video, write_video
+from .sound import MAX_MISMATCH, SAMPLE_RATE, open_sound, read_wav
+from .video import FPS, open_video, read_video
 
 # %% ../../nbs/data/01_clips.ipynb #0a4d52ff
 SPLITS = ('train', 'valid', 'test')

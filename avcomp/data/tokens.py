@@ -9,7 +9,7 @@ __all__ = ['BOS', 'PAD', 'EOS', 'UNK', 'SPECIALS', 'read_pieces', 'Tokenizer', '
 import io
 import sentencepiece
 from pathlib import Path
-from typing import Iterable
+from collections.abc import Iterable
 from ..core import Vocab, atomic_path
 
 # %% ../../nbs/data/09_tokens.ipynb #7305d0d3

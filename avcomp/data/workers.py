@@ -10,7 +10,7 @@ import os, pickle, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from typing import Callable
+from collections.abc import Callable
 from ..bars import progress_bar
 
 # %% ../../nbs/data/12_workers.ipynb #db4847f9

@@ -9,7 +9,7 @@ __all__ = ['deltas', 'mfcc', 'layer_features', 'fit_clusters', 'assign_clusters'
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Iterable
+from collections.abc import Iterable
 import torch
 from torch import Tensor
 from ..core import atomic_path

@@ -7,7 +7,7 @@ __all__ = ['DISTANCES', 'NUM_SPECIAL', 'mean_count', 'divisor', 'check_layers', 
            'distill_loss', 'label_smoothed_loss', 'ctc_loss', 'masked_prediction_loss']
 
 # %% ../../nbs/distill/01_objectives.ipynb #40c2b400
-from typing import Callable
+from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F

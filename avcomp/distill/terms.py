@@ -8,7 +8,7 @@ __all__ = ['Passes', 'Term', 'Layers', 'term_maps', 'term_names', 'combined']
 # %% ../../nbs/distill/04_terms.ipynb #2c87ab3e
 from collections import Counter
 from dataclasses import dataclass
-from typing import Callable
+from collections.abc import Callable
 from torch import nn, Tensor
 from ..core import check_choices
 from ..settings import kind

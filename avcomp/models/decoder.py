@@ -8,7 +8,7 @@ __all__ = ['sinusoids', 'no_positions', 'decoder_attention_dims', 'decoder_layer
 
 # %% ../../nbs/models/07_decoder.ipynb #6248fb2c
 import math
-from typing import Iterator
+from collections.abc import Iterator
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F

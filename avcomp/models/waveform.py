@@ -7,7 +7,7 @@ __all__ = ['FrameConv', 'TimeNorm', 'DenseNorm', 'ConvBlock', 'block_dims', 'Str
 
 # %% ../../nbs/models/04b_waveform.ipynb #53ce6735
 from functools import partial
-from typing import Callable
+from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F

@@ -6,7 +6,7 @@
 __all__ = ['UNITS', 'Optimizer', 'AdamW', 'Fit', 'stretched', 'in_updates']
 
 # %% ../../nbs/train/02_fit.ipynb #2bb38d55
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import torch
 from torch import nn
 from ..changes import change, scaled

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from ..core import atomic_path
 from ..data.corpora import Corpus, open_corpus
-from ..changes import change
 from ..settings import KINDS, Source, digest, from_data, kind, sources_of, tag_of, to_data
 from .task import Stage
 

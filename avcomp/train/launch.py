@@ -14,7 +14,7 @@ import torch
 from ..bars import MARK, RELAY, Relayed
 from ..settings import KINDS
 from .engine import finished, run
-from .job import Data, Job, Run, kinds_in, read_job
+from .job import Job, Run, kinds_in, read_job
 
 # %% ../../nbs/train/10_launch.ipynb #2da44642
 def command_of(
@@ -98,7 +98,7 @@ class Submitted:
 
 def submit(
     job:Job,   # what to do
-)->'submitit.Job':   # submitted
+):             # `submitit.Job`, submitted
     "Hand a job to a batch system."
     import submitit
     settings = slurm_parameters(job.run, f'avcomp-{job.id}')

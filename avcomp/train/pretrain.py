@@ -18,7 +18,7 @@ from ..models.checkpoints import load_model
 from ..models.contract import Model
 from ..models.surgery import SIZES, mask_embedding_, new_encoder, reinitialised
 from ..settings import Source, kind
-from .task import Stage, Task, Training
+from .task import Task, Training
 
 # %% ../../nbs/train/04_pretrain.ipynb #ad1a825e
 @kind('pretrain')

@@ -99,24 +99,26 @@ def plot_gates(
 # %% ../../nbs/viz/01_plots.ipynb #88d89f1f
 def plot_gate_hist(
     p_open:dict,       # dim name -> (groups,) open probabilities in [0, 1]; dims of one unit are pooled
+    unit:str=None,     # draw the dims of this unit only, all if None
     bins:int=20,       # bars between 0 and 1
     ax:plt.Axes=None,  # axes to draw on, a new figure if None
 )->plt.Axes:           # the axes drawn on
     "Distribution of gate open probabilities, one row per unit; a finished run has mass only at 0 and 1."
     pools = {}
     for dim, p in fractions(p_open).items(): pools.setdefault(split_dim(dim)[1], []).append(p)
-    pools = {unit: np.concatenate(ps) for unit, ps in reversed(pools.items())}
-    colors, edges = name_colors(reversed(pools)), np.linspace(0, 1, bins+1)
-    ax = new_axes(ax, 7, 1.3 + 0.7*len(pools))
-    for row, (unit, p) in enumerate(pools.items()):
+    if unit not in (None, *pools): raise ValueError(f"no dim of unit {unit!r}; choose from {sorted(pools)}")
+    colors, edges = name_colors(pools), np.linspace(0, 1, bins+1)
+    pools = {name: np.concatenate(ps) for name, ps in reversed(pools.items()) if unit in (None, name)}
+    ax = new_axes(ax, 7, max(2.4, 1.3 + 0.7*len(pools)))
+    for row, (name, p) in enumerate(pools.items()):
         share = np.histogram(p, edges)[0] / len(p)
         ax.bar(edges[:-1], 0.9*share/share.max(), width=1/bins, bottom=row, align='edge',
-               color=colors[unit], edgecolor='white', lw=0.5)
+               color=colors[name], edgecolor='white', lw=0.5)
         ax.text(1.02, row + 0.4, f'{len(p):,} gates\n{(p > 0.5).mean():.0%} open', va='center', fontsize=8)
     ax.set_yticks(np.arange(len(pools)) + 0.4, list(pools))
     p = np.concatenate(list(pools.values()))
     undecided = ((p > 0.1) & (p < 0.9)).mean()
-    ax.set(xlim=(0, 1), ylim=(0, len(pools)), xlabel=OPEN, ylabel='share of gates (each unit to its peak)',
+    ax.set(xlim=(0, 1), ylim=(0, len(pools)), xlabel=OPEN, ylabel='share of gates\n(each unit to its peak)',
            title=f'{undecided:.0%} of the gates are undecided (between 0.1 and 0.9)')
     return ax
 

@@ -7,7 +7,7 @@ __all__ = ['NOISE_KINDS', 'NOISE_SECONDS', 'NOISE_SAMPLES', 'EVERYDAY_WORDS', 'B
            'speech_noise', 'babble_noise', 'play_note', 'play_drum', 'music_noise', 'coloured_noise', 'make_sound']
 
 # %% ../../../nbs/data/synthetic/05_noise.ipynb #22f940e0
-from typing import Callable
+from collections.abc import Callable
 import numpy as np
 from ..sound import SAMPLE_RATE
 from .speakers import Speaker

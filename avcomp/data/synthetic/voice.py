@@ -10,7 +10,7 @@ __all__ = ['GRAMMAR', 'NUM_SENTENCES', 'POOLS', 'VOICES', 'EspeakCallback', 'SYN
 # %% ../../../nbs/data/synthetic/01_voice.ipynb #6cdb3115
 import ctypes
 from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 import numpy as np
 from ..alignment import Span
 from ..clips import SPLITS

@@ -8,7 +8,7 @@ __all__ = ['FORMATS', 'Checkpoint', 'state_faults', 'fit_state', 'Format', 'file
 # %% ../../../nbs/models/formats/01_checkpoint.ipynb #894bd777
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 from ...core import Config

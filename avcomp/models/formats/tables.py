@@ -8,7 +8,7 @@ __all__ = ['WEIGHT_NORM', 'pattern', 'renamer', 'inverted', 'below', 'translate'
 
 # %% ../../../nbs/models/formats/04_tables.ipynb #3aa8ef8a
 import re
-from typing import Callable
+from collections.abc import Callable
 import torch
 from torch import Tensor
 
@@ -34,8 +34,8 @@ def renamer(
         for old, new in WEIGHT_NORM.items(): key = key.replace(old, new)
         for old, new in rows:
             if not (match := old.match(key)): continue
-            numbers = iter(match.groups())
-            return (re.sub('N', lambda _: next(numbers), new) + key[match.end():]).lstrip('.')
+            path = new.replace('N', '{}').format(*match.groups())
+            return (path + key[match.end():]).lstrip('.')
         return key
     return rename
 
