@@ -1,14 +1,12 @@
 "The laws of compression for every waveform encoder and every unit: see DESIGN.md."
 from copy import deepcopy
 import pytest, torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.dims import count_macs, count_params, size_polynomial
 from avcomp.compress.gates import gate_
 from avcomp.compress.merging import collapse_, merge_
 from avcomp.compress.pruning import prune_
-from avcomp.models.checkpoints import load_model, save_model
 from avcomp.models.hubert import hubert_config
+from laws import check_rounds, close, multiplications, numel, set_logits
 
 LARGE = dict(conv_norm='layer', conv_bias=True, norm_first=True, normalize_wav=True)
 CHANNELS = 10, 12, 8, 8, 8, 14, 16
@@ -54,22 +52,12 @@ def build(name):
     return model
 
 
-def numel(model): return sum(p.numel() for p in model.parameters())
-
 @torch.no_grad()
 def run(model):
     out = model(WAV, LENGTHS)
     return torch.cat([h[~out.padding_mask] for h in [*out.hidden_states, out.last]], -1)
 
-def close(a, b): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5*b.abs().max().item())
-
-def set_logits(gates, logits):
-    with torch.no_grad():
-        for p in gates.parameters(): p.copy_(logits(p))
-
-def flops(model):
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH): model(WAV[:1])
-    return counter.get_total_flops()//2
+def flops(model): return multiplications(model, WAV[:1])
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -92,19 +80,7 @@ CASES = [(name, units) for i, name in enumerate(MODELS) for units in UNITS[0 if 
 def test_sliced_is_gated(name, units, tmp_path):
     dense = build(name)
     for logits in list(LOGITS.values())[:1 if len(units) == 1 else None]:
-        model = deepcopy(dense)
-        for _ in range(2):                                    # gate, slice, save, load, gate and slice again
-            if not set(units) <= set(collect(model).units()): break   # nothing of a unit was left
-            gates = gate_(model, units)
-            set_logits(gates, logits)
-            before = run(model)
-            left = gates.table.sizes() | {n: int((z > 0).sum()) for n, z in gates.masks().items()}
-            prune_(model, gates)
-            close(run(model), before)
-            assert numel(model) == count_params(model) == size_polynomial(gates.table)(left)
-            assert flops(model) == count_macs(model, FRAMES) == size_polynomial(gates.table, FRAMES)(left)
-            model = load_model(save_model(model, tmp_path/'model'))
-            close(run(model), before)
+        assert check_rounds(deepcopy(dense), units, logits, run, flops, FRAMES, tmp_path/'model')
 
 
 @pytest.mark.parametrize('name', MODELS)

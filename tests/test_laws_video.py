@@ -1,13 +1,10 @@
 "The laws of compression for AV-HuBERT with every activation of its ResNet and heads of any width: see DESIGN.md."
 from copy import deepcopy
 import pytest, torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from avcomp.compress.dims import count_macs, count_params, size_polynomial
+from avcomp.compress.dims import count_macs, count_params
 from avcomp.compress.gates import gate_
-from avcomp.compress.pruning import prune_
 from avcomp.models.avhubert import AVHubert, avhubert_config
-from avcomp.models.checkpoints import load_model, save_model
+from laws import check_rounds, close, multiplications, numel
 
 MODELS = {
     'prelu': {},
@@ -45,14 +42,7 @@ def run(model):
     out = model(AUDIO, VIDEO, MASK)
     return torch.cat([h[out.valid] for h in [*out.hidden_states, out.last]], -1)
 
-def close(a, b): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5*b.abs().max().item())
-
-def numel(model): return sum(p.numel() for p in model.parameters())
-
-def flops(model):
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(AUDIO[:1], VIDEO[:1])
-    return counter.get_total_flops()//2
+def flops(model): return multiplications(model, AUDIO[:1], VIDEO[:1])
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -70,20 +60,9 @@ def test_open_gates_change_nothing(name):
 @pytest.mark.parametrize('logits', LOGITS)
 @pytest.mark.parametrize('name', MODELS)
 def test_sliced_is_gated(name, logits, tmp_path):
-    model = build(name)
-    for _ in range(2):   # gate, slice, save, load, gate and slice again
-        gates = gate_(model, ('conv', 'ffn') if logits == 'closed' else ('conv', 'head', 'ffn'))
-        with torch.no_grad():
-            for p in gates.parameters(): p.copy_(LOGITS[logits](p))
-        before = run(model)
-        left = gates.table.sizes() | {n: int((z > 0).sum()) for n, z in gates.masks().items()}
-        prune_(model, gates)
-        close(run(model), before)
-        assert numel(model) == count_params(model) == size_polynomial(gates.table)(left)
-        assert flops(model) == count_macs(model, FRAMES) == size_polynomial(gates.table, FRAMES)(left)
-        model = load_model(save_model(model, tmp_path/'model'))
-        close(run(model), before)
-        if logits == 'closed': break   # nothing of 'ffn' is left
+    units = ('conv', 'ffn') if logits == 'closed' else ('conv', 'head', 'ffn')
+    rounds = check_rounds(build(name), units, LOGITS[logits], run, flops, FRAMES, tmp_path/'model')
+    assert rounds == (1 if logits == 'closed' else 2)   # closed: nothing of 'ffn' is left
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -1,7 +1,8 @@
 "Two processes train as one does, on one machine and on two: through torchrun, on CPU with gloo."
-import signal, socket, subprocess
+import signal, socket, subprocess, time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 import psutil, pytest, torch
 from safetensors.torch import load_file
 from avcomp.data.clips import load_cuts
@@ -12,6 +13,7 @@ from avcomp.train.launch import launch, submit, torchrun_command
 from avcomp.train.progress import resume_point
 from readme import root
 from toy import corpus, job, parts, weights
+from warm import Fork, train
 
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
@@ -22,6 +24,28 @@ def in_root(monkeypatch):
     torch.set_num_threads(1)        # as in the processes: the order of sums is theirs
     yield
     torch.set_num_threads(threads)
+
+def free_port():
+    "A port of this machine that nobody uses."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
+
+def start_together(job):
+    "The processes of a job on this machine, as torchrun starts them, but forked."
+    job.save(f'{job.out}/job.json')
+    n, port = job.run.devices, free_port()
+    env = dict(WORLD_SIZE=f'{n}', LOCAL_WORLD_SIZE=f'{n}', GROUP_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=port,
+               TORCHELASTIC_RUN_ID=job.id)
+    return [Fork(train, f'{job.out}/job.json', env=env | {'RANK': f'{i}', 'LOCAL_RANK': f'{i}'}, log=f'{job.out}.txt')
+            for i in range(n)]
+
+def told(job): return Path(f'{job.out}.txt').read_text()
+
+def launch_together(job):
+    "What `launch` does with the processes of a job, without its interpreters: the report."
+    assert [p.wait(300) for p in start_together(job)] == [0]*job.run.devices, told(job)
+    return finished(job)
 
 def equal_lengths(corpus):
     "Length that four clips or more have, and how many."
@@ -49,16 +73,14 @@ def test_two_processes_equal_one(pair, parts, tmp_path):
     n, make = pair
     jobs = make(tmp_path/'one'), make(tmp_path/'two', devices=2)
     assert jobs[0].id == jobs[1].id                                          # how it runs is no part of what it is
-    one, two = map(launch, jobs)
+    one, two = launch(jobs[0]), launch_together(jobs[1])
     assert two['clips'] == one['clips'] and one['clips']['train']['kept'] == n
     check_same(weights(tmp_path/'one'), weights(tmp_path/'two'), load_file(parts/'student'/'model.safetensors'))
 
 def test_two_nodes_equal_one(pair, parts, tmp_path):
     "Two nodes of one process each, on loopback, started by the command that `launch` prints."
     _, make = pair
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        endpoint = f'127.0.0.1:{s.getsockname()[1]}'
+    endpoint = f'127.0.0.1:{free_port()}'
     two = make(tmp_path/'two', nodes=2, launcher='torchrun', endpoint=endpoint)
     two.save(tmp_path/'two'/'job.json')
     command = torchrun_command(two, endpoint)
@@ -98,10 +120,12 @@ def test_another_number_of_processes_goes_on(pair, parts, tmp_path):
     _, make = pair
     broken = make(tmp_path/'broken', devices=2, checkpoint_every=1)
     broken.save(tmp_path/'broken'/'job.json')
-    victim = subprocess.Popen(torchrun_command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path/'broken'/'last.ckpt').exists(): assert victim.poll() is None
-    for process in (*psutil.Process(victim.pid).children(recursive=True), victim): process.kill()
-    victim.wait()
+    victims = start_together(broken)
+    while not (tmp_path/'broken'/'last.ckpt').exists():
+        assert all(v.poll() is None for v in victims), told(broken)
+        time.sleep(0.01)
+    for v in victims: v.kill()
+    for v in victims: v.wait()
     assert finished(broken) is None and 0 < resume_point(tmp_path/'broken'/'last.ckpt', broken.id) < 4
     assert launch(make(tmp_path/'broken'))['resumed']
     launch(make(tmp_path/'whole'))
@@ -116,10 +140,12 @@ def test_taken_off_by_a_batch_system(job, tmp_path):
     here = job('distill', tmp_path/'here', stage, devices=2)
     taken.save(tmp_path/'taken'/'job.json')
     submitted = submit(taken)
-    while not (tmp_path/'taken'/'last.ckpt').exists(): assert not submitted.done()
+    while not (tmp_path/'taken'/'last.ckpt').exists():
+        assert not submitted.done()
+        time.sleep(0.01)
     for task in psutil.Process(submitted._process.pid).children(): task.send_signal(signal.SIGUSR2)
     submitted.results()
     assert finished(taken)['resumed'] and list((tmp_path/'taken'/'slurm').glob('*_log.out'))
-    launch(here)
+    launch_together(here)
     a, b = weights(tmp_path/'taken'), weights(tmp_path/'here')
     assert all(torch.equal(a[k], b[k]) for k in b)

@@ -1,10 +1,12 @@
 "The recipes run from data to report in their smallest setting, and again from what they left behind."
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import papermill
 import pytest
+from warm import launch_kernel, once
 
 ROOT = Path(__file__).parent.parent
 CORPUS = [16, 4, 6]
@@ -33,14 +35,17 @@ def printed(folder, name): return ''.join(''.join(o['text']) for o in outputs(fo
 
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
-    "A corpus and a teacher, made by the teacher's own recipe."
-    work = tmp_path_factory.mktemp('recipes')
+    "A corpus and a teacher, made by the teacher's own recipe in a kernel of its own; the kernels after it are forked."
+    work = once(tmp_path_factory, 'recipes', make_teacher)
+    with patch('jupyter_client.provisioning.local_provisioner.launch_kernel', launch_kernel): yield work
+
+
+def make_teacher(work):
     report = execute('pretrain_teacher', work/'teacher', preset='smoke', out=str(work/'teacher'), clips=CORPUS,
                      clusters=20, pretrain_updates=2, finetune_updates=2, polish_updates=[2, 2], vocab_size=60,
                      beam_size=1)
     assert report['stages']['pretrain']['updates'] == 2
     assert 0 < report['params'] and set(report['wer']) == {'av', 'a', 'v'}
-    return work
 
 
 def small(work, out):
@@ -90,13 +95,17 @@ def test_dp_avhubert(work, experiment):
 
 
 @pytest.fixture(scope='module')
-def listeners(work):
+def listeners(work, tmp_path_factory):
     "A teacher of waveforms, made by its own recipe on the same corpus."
+    once(tmp_path_factory, 'listeners', lambda folder: make_listener(work))
+    return work
+
+
+def make_listener(work):
     out = work/'audio_teacher'
     report = execute('pretrain_audio_teacher', out, preset='smoke_audio', out=str(out), phone_updates=2, word_updates=2,
                      data_folder=str(work/'teacher'/'corpus'), finetune_updates=2, vocab_size=60, beam_size=1)
     assert report['stages']['finetune']['updates'] == 2 and set(report['wer']) == {'valid', 'test'}
-    return work
 
 
 def test_dphubert(listeners):

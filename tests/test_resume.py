@@ -6,59 +6,60 @@ from avcomp.train.engine import finished, run
 from avcomp.train.progress import Keeper, resume_point
 from readme import root
 from toy import corpus, job, parts, weights
+from warm import Fork, train
 
-def start(job):
-    "The process of a job."
-    job.save(f'{job.out}.json')
-    command = [sys.executable, '-m', 'avcomp.train.launch', f'{job.out}.json']
-    return subprocess.Popen(command, cwd=root, env=os.environ | {'OMP_NUM_THREADS': '1'},
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(job, forked):
+    "The process of a job, by its command or forked; what it says is in a file."
+    path, log = f'{job.out}.json', f'{job.out}.txt'
+    job.save(path)
+    if forked: return Fork(train, path, log=log)
+    command = [sys.executable, '-m', 'avcomp.train.launch', path]
+    with open(log, 'w') as f:
+        return subprocess.Popen(command, cwd=root, env=os.environ | {'OMP_NUM_THREADS': '1'}, stdout=f, stderr=f)
 
-def finish(process):
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+def told(job): return Path(f'{job.out}.txt').read_text()
 
-def wait_for_change(path, old, process):
+def wait_for_change(path, old, process, job):
     "Time at which a file was replaced; that of now when the process came to its end first."
     while True:
         try: new = path.stat().st_mtime_ns
         except FileNotFoundError: new = old
         if new != old: return new
         if process.poll() is not None:
-            assert process.returncode == 0, f'the process failed: {process.stderr.read()}'
+            assert process.poll() == 0, f'the process failed: {told(job)}'
             return time.time_ns()
         time.sleep(0.01)
 
-def kill_after_two_checkpoints(job, reach):
+def kill_after_two_checkpoints(job, reach, forked):
     "Start a job and kill it some time after its second checkpoint; returns its exit code and what was done."
-    ckpt, victim = Path(job.out)/'last.ckpt', start(job)
-    first = wait_for_change(ckpt, None, victim)
-    second = wait_for_change(ckpt, first, victim)
+    ckpt, victim = Path(job.out)/'last.ckpt', start(job, forked)
+    first = wait_for_change(ckpt, None, victim, job)
+    second = wait_for_change(ckpt, first, victim, job)
     time.sleep(delay := random.uniform(0, reach)*(second - first)/1e9)
     victim.kill()
-    victim.communicate()
-    return victim.returncode, f'killed {delay:.2f} s after the second checkpoint'
+    return victim.wait(), f'killed {delay:.2f} s after the second checkpoint'
 
 NOISY = {'task.modality_dropout': 0.3, 'views.noise.prob': 0.5}
 SOUND = {'views.noise.prob': 0.5}
 
-@pytest.mark.parametrize('name, changes', [('pruning', NOISY), ('finetune', NOISY),
-                                           ('smoke_audio pruning', SOUND), ('smoke_audio finetune', SOUND)])
-def test_killed_and_resumed(job, tmp_path, name, changes):
+@pytest.mark.parametrize('name, changes, forked', [
+    ('pruning', NOISY, False), ('finetune', NOISY, True), ('smoke_audio pruning', SOUND, True),
+    ('smoke_audio finetune', SOUND, True)])
+def test_killed_and_resumed(job, tmp_path, name, changes, forked):
     settings = dict(stage=changes | {'fit.updates': 18, 'fit.max_frames': 90}, checkpoint_every=3, seed=1)
     whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))
-    through, ckpt = start(whole), tmp_path/'broken'/'last.ckpt'
+    through, ckpt = start(whole, True), tmp_path/'broken'/'last.ckpt'
     for reach in (3, 1, 0.3, 0, 0):                # on a busy machine a run may end before it is killed: then earlier
-        code, told = kill_after_two_checkpoints(broken, reach)
+        code, done = kill_after_two_checkpoints(broken, reach, forked)
         if finished(broken) is None: break
         shutil.rmtree(tmp_path/'broken')
-    assert code == -signal.SIGKILL, told
-    assert finished(broken) is None and 6 <= resume_point(ckpt, broken.id) < 18, told
-    finish(start(broken))
-    finish(through)
+    assert code == -signal.SIGKILL, done
+    assert finished(broken) is None and 6 <= resume_point(ckpt, broken.id) < 18, done
+    assert start(broken, forked).wait(300) == 0, told(broken)
+    assert through.wait(300) == 0, told(whole)
     assert finished(broken)['resumed'] and not finished(whole)['resumed']
     a, b = weights(tmp_path/'broken'), weights(tmp_path/'whole')
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), told
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), done
 
 def test_asked_to_stop(job, tmp_path, monkeypatch):
     "SIGTERM, as batch systems send it, ends training after the update and never passes for done."

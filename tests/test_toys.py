@@ -1,5 +1,5 @@
 "A method, a term and a view of one's own, each in a few lines: trained, killed, resumed, reported, read back."
-import json, os, signal, subprocess, sys
+import json, signal, time
 from dataclasses import dataclass
 import pytest, torch
 from avcomp.compress.method import Method, Running
@@ -11,8 +11,8 @@ from avcomp.train.engine import finished, run
 from avcomp.train.job import modules_of, read_job
 from avcomp.train.progress import resume_point
 from avcomp.viz.widgets import record_explorer, training_explorer
-from readme import root
 from toy import corpus, job, parts, weights
+from warm import Fork, train
 
 @kind('toy_mask')
 @dataclass(frozen=True)
@@ -85,14 +85,12 @@ def test_trained_killed_and_resumed(toys, tmp_path):
     whole, broken = toys(tmp_path/'whole'), toys(tmp_path/'broken')
     report = run(whole)
     broken.save(tmp_path/'broken.json')
-    command = [sys.executable, '-m', 'avcomp.train.launch', str(tmp_path/'broken.json')]
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(root), str(root/'tests')])}
-    victim = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    victim = Fork(train, str(tmp_path/'broken.json'), log=tmp_path/'broken.txt')
     while not (tmp_path/'broken'/'last.ckpt').exists():
-        assert victim.poll() is None, victim.stderr.read()
+        assert victim.poll() is None, (tmp_path/'broken.txt').read_text()
+        time.sleep(0.01)
     victim.kill()
-    victim.communicate()
-    assert victim.returncode == -signal.SIGKILL and finished(broken) is None
+    assert victim.wait() == -signal.SIGKILL and finished(broken) is None
     assert 2 <= resume_point(tmp_path/'broken'/'last.ckpt', broken.id) < 12
     assert run(broken)['resumed']
     a, b = weights(tmp_path/'broken'), weights(tmp_path/'whole')

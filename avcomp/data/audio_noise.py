@@ -11,7 +11,8 @@ from pathlib import Path
 import soundfile as sf
 import torch
 from torch import Tensor
-from .features import SAMPLE_RATE, check_wav
+from .features import check_wav
+from .sound import SAMPLE_RATE
 from .sound import read_wav
 
 # %% ../../nbs/data/05_audio_noise.ipynb #7f97862d

@@ -17,7 +17,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketingSampler, FixedBucketBatchSizeConstraint
 from torch.utils.data import Sampler
-from .features import FPS
+from .video import FPS
 from .shards import Shards
 
 # %% ../../nbs/data/05c_plans.ipynb #72c382a5

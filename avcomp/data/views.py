@@ -25,6 +25,7 @@ from ..settings import KINDS, is_a, kind, tag_of
 class View:
     "Base of all views: settings, and what they do to a clip."
     stream:ClassVar[str] = ''   # what it changes: 'wav' or 'frames'
+    recordings:ClassVar[bool] = False   # whether it needs recordings of noise, found in `bind`
     mark:ClassVar[str] = ''     # sign of its conditions, as '@' in 'babble@0'; '' = it makes no condition
 
     @classmethod
@@ -104,6 +105,7 @@ class Noise(View):
     snr_db:float|tuple = 0.      # ratio in dB, or whole (low, high), both included, all equally often
     kinds:tuple[str, ...] = ()   # kinds of noise, all equally often; () = all that the corpus has
     stream = 'wav'
+    recordings = True
     mark = '@'
 
     def __post_init__(self): check_noise(self)

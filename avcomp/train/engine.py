@@ -78,11 +78,12 @@ def prepare(
 # %% ../../nbs/train/09_engine.ipynb #3b207995
 def finished(
     job:Job,      # what may be done already
+    id:str='',    # its id, where that is known
 )->dict[str, object]|None:  # its report; None = not done, or done with other inputs
     "The report of a job that has been run to its end."
     path = Path(job.out)/'report.json'
     report = json.loads(path.read_text()) if path.exists() else None
-    return report if report and report.get('id') == job.id else None
+    return report if report and report.get('id') == (id or job.id) else None
 
 def write_results(
     job:Job,             # what was done
@@ -119,8 +120,8 @@ def run(
     job:Job,   # what to do
 )->dict[str, object]:  # the report, also in out/report.json
     "Run a job in this process (one of several, where a launcher started it); a finished job is skipped."
-    if (report := finished(job)) is not None: return report
     out, start, id = Path(job.out), time.time(), job.id
+    if (report := finished(job, id)) is not None: return report
     task, clips = prepare(job)
     keeper, step = Keeper(job, task.stage, id), start_point(job, id)
     with quiet_lightning():

@@ -14,7 +14,6 @@ from queue import SimpleQueue
 from filelock import FileLock
 from ..bars import track
 from ..core import atomic_path
-from ..data.corpora import open_corpus
 from ..settings import content_digest, digest
 
 # %% ../../nbs/train/12_grid.ipynb #9d91302b
@@ -31,6 +30,7 @@ def corpus_ids(
     names = dict(layout='data_layout', folder='data_folder', noise='noise_folder', subset='subset')
     given = {ours: parameters[theirs] for ours, theirs in names.items() if theirs in parameters}
     if not given.get('folder'): return []
+    from avcomp.data.corpora import open_corpus     # slow to import: only where a recipe reads a corpus
     corpus = open_corpus(**{'layout': 'embedded'} | given)
     return [corpus.id, corpus.noise_id]
 

@@ -46,5 +46,5 @@ def without_noise(
     stages:dict[str, Stage],   # stage name -> stage
 )->dict[str, Stage]:           # the same without views that need recordings
     "Stages for a corpus that has no recordings of noise."
-    def silent(views): return tuple(v for v in views if v.kind != 'noise')
+    def silent(views): return tuple(v for v in views if not v.recordings)
     return {name: replace(stage, views=silent(stage.views)) for name, stage in stages.items()}

@@ -1,0 +1,38 @@
+"What the tests of the laws of compression share, for any model: see DESIGN.md."
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.gates import gate_
+from avcomp.compress.pruning import prune_
+from avcomp.models.checkpoints import load_model, save_model
+
+def close(a, b): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5*b.abs().max().item())
+
+def numel(model): return sum(p.numel() for p in model.parameters())
+
+def set_logits(gates, logits):
+    with torch.no_grad():
+        for p in gates.parameters(): p.copy_(logits(p))
+
+def multiplications(model, *inputs):
+    "PyTorch's own count."
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH): model(*inputs)
+    return counter.get_total_flops()//2
+
+def check_rounds(model, units, logits, run, flops, frames, folder):
+    """Gate, slice, save, load, and again: the sliced model is the gated one, and as large and costly as computed.
+    Returns the number of rounds: one where nothing of a unit was left."""
+    for round_ in range(2):
+        if not set(units) <= set(collect(model).units()): return round_
+        gates = gate_(model, units)
+        set_logits(gates, logits)
+        before = run(model)
+        left = gates.table.sizes() | {n: int((z > 0).sum()) for n, z in gates.masks().items()}
+        prune_(model, gates)
+        close(run(model), before)
+        assert numel(model) == count_params(model) == size_polynomial(gates.table)(left)
+        assert flops(model) == count_macs(model, frames) == size_polynomial(gates.table, frames)(left)
+        model = load_model(save_model(model, folder))
+        close(run(model), before)
+    return 2
