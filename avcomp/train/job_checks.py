@@ -45,7 +45,7 @@ def check_noise(
     isfile:Callable=os.path.isfile,   # path -> whether there is a file
 ):
     "Refuse views that mix in noise where there is none."
-    if all(v.kind != 'noise' for v in job.stage.views): return
+    if not any(v.recordings for v in job.stage.views): return
     if noises := corpus.noises.get('train'): return check_recordings(noises, isfile)
     raise ValueError(f"clips are mixed with noise, but {corpus.id} has no recordings of noise for training; name a "
                      "folder of noise, or take the view out (avcomp.train.presets.table.without_noise)")

@@ -16,6 +16,7 @@ import torch
 from ..bars import Relayed
 from ..changes import change
 from ..settings import sources_of
+from .check import Checked, Evaluation, check_jobs
 from .job import Data, Job, Run
 from .launch import RUNNING, launch
 from .task import Stage
@@ -73,6 +74,20 @@ class Plan:
     )->tuple[str, ...]:          # steps that write them
         "Which steps come first."
         return tuple(n for n in self.steps if any(Path(p).is_relative_to(self.out/n) for p in paths))
+
+    def step_of(self,
+        model:str|Path,      # folder of this plan or not
+    )->str:                  # the step whose model it is; the path itself where there is none
+        "Who makes a model."
+        return next((n for n in self.jobs if self.out/n/'model' == Path(model)), str(model))
+
+    def check(self,
+        models:dict,         # name -> model folder that is measured in the end
+        **kwargs,            # what is measured: further fields of `Evaluation`
+    )->Checked:              # what will be used
+        "Look at all that will be done and read; all that is wrong is one error."
+        measured = tuple(self.step_of(path) for path in models.values())
+        return check_jobs(self.jobs, self.made, Evaluation(measured, **kwargs))
 
     @property
     def jobs(self)->dict[str, Job]:
