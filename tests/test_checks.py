@@ -138,31 +138,31 @@ def without(corpus, pattern):
 CORPORA = [
     ('no test', lambda c: without(c, 'test.jsonl.gz'), 'evaluation: the corpus .* has no test split, but train, valid'),
     ('no valid', lambda c: without(c, 'valid.jsonl.gz'), 'evaluation: the corpus .* has no valid split'),
-    ('no train', lambda c: without(c, 'train.jsonl.gz'), 'teacher, joint: no clip to train on .*there is no list of the train'),
+    ('no train', lambda c: without(c, 'train.jsonl.gz'), 'joint: no clip to train on .*no list of the train'),
     ('no corpus', shutil.rmtree, 'data: expected train.jsonl.gz'),
     ('no words to train', lambda c: rewrite(c, 'train', speechless), 'teacher: 8 of 8 .*empty transcript'),
     ('no words to test', lambda c: rewrite(c, 'test', speechless), 'evaluation: 3 of 3 clips .*empty transcript'),
     ('lost sound', lambda c: lose(c, 'test'), 'evaluation: 1 of 3 clips .*missing file'),
     ('lost noise', lambda c: lose(c, 'noise_music_test'), 'evaluation: 1 of 4 recordings of noise'),
-    ('no noise', lambda c: without(c, 'noise_*.jsonl.gz'), 'teacher, joint: clips are mixed with noise, but .* has no recordings'),
+    ('no noise', lambda c: without(c, 'noise_*.jsonl.gz'), 'joint: clips are mixed with noise, but'),
     ('no test noise', lambda c: without(c, 'noise_*_test.jsonl.gz'), "evaluation: noise needs recordings of 'babble'"),
 ]
 JOBS = [
     ('target', {'joint': {'stage.methods.gates.target': 0.999}}, 'joint: target sparsity 0.999 cannot be reached'),
-    ('MACs', {'joint': {'stage.methods.gates.target': 0.999, 'stage.methods.gates.macs_frames': 50}}, 'cannot be reached'),
+    ('MACs', {'joint': {'stage.methods.gates.target': 0.99, 'stage.methods.gates.macs_frames': 50}}, 'be reached'),
     ('units', {'joint': {'stage.methods.gates.units': ('experts',)}}, "joint: units .'experts'. are not in this model"),
     ('warmup', {'joint': {'stage.methods.gates.warmup': 99}}, "joint: the method 'gates' counts .*but the stage has 6"),
     ('layers', {'distill': {'stage.task.terms.layers.groups': ((0,), (2, 12))}}, 'distill: the student has hidden'),
-    ('maps', {'distill': {'stage.task.terms.layers.groups': ((0, 2, 4),)}}, 'distill: maps go on from an earlier stage'),
+    ('maps', {'distill': {'stage.task.terms.layers.groups': ((0, 2, 4),)}}, 'distill: maps go on from an earlier'),
     ('teacher', {'distill': {'stage.task.teacher': 'nowhere/model.pt'}}, 'distill: .*no file or folder nowhere'),
-    ('student', {'l1': {'stage.task.head_from': '', 'student': 'elsewhere/sliced/model'}}, 'l1: .*no file or folder elsewhere'),
+    ('student', {'l1': {'stage.task.head_from': '', 'student': 'no/sliced/model'}}, 'l1: .*no file or folder no'),
     ('lengths', {'joint': {'data.min_frames': 400}}, "joint: no clip to train on .*'under 400 frames"),
     ('streams', {'joint': {'data.modalities': ('audio',)}}, "joint: .* reads .'wav',.*modalities .'audio'"),
     ('optimizer', {'teacher': {'stage.fit.optimizer.betas': (0.9, 2.)}}, 'teacher: Invalid beta'),
     ('labels', {'joint': {'stage.task': Pretrain(labels='nowhere')}}, 'joint: .*no such head'),
     ('slurm', {'joint': {'run.launcher': 'slurm', 'run.slurm': {'houres': 1}}}, "joint: slurm settings are .*'houres'"),
     ('no tokenizer', {'teacher': {'stage.task.tokenizer': ''}}, 'teacher: fine-tuning an encoder needs a tokenizer'),
-    ('kept weights', {'teacher': {'stage.fit.keep': (3,), 'stage.methods': (Gating(),)}}, 'teacher: weights are kept as'),
+    ('kept weights', {'teacher': {'stage.fit.keep': (3,), 'stage.methods': (Gating(),)}}, 'teacher: weights are kept'),
 ]
 
 

@@ -157,8 +157,8 @@ def look_at_job(
     keep:bool,   # whether its model is measured in the end
 ):
     "Look at a job of a plan."
-    attempt, looked, corpus = plan.findings.attempt, plan.stand_ins.substituted(job), plan.open(job.data)
-    training = None
+    attempt, corpus, training = plan.findings.attempt, plan.open(job.data), None
+    looked = attempt(name, plan.stand_ins.substituted, job) or job
     if corpus is not None:
         attempt(name, check_noise, job, corpus, plan.isfile)
         training, plan.clips[name] = attempt(name, check_job, job, looked, corpus, plan.isfile) or (None, {})
@@ -171,11 +171,10 @@ def look_at_job(
 def look_at_end(
     plan:Plan,               # all jobs were seen
     evaluation:Evaluation,   # at the end
-    data:Data,               # of the jobs
+    data:Data,               # where its clips come from
 ):
     "Look at what a plan measures."
-    e, attempt, corpus = evaluation, plan.findings.attempt, plan.open(evaluation.data or data)
-    streams = {}
+    e, attempt, corpus, streams = evaluation, plan.findings.attempt, plan.open(data), {}
     for name in e.models:
         model = plan.models[name] if name in plan.models else attempt(name, load_model, name)
         if model is not None: streams |= dict.fromkeys(attempt(name, check_writer, model, e.modalities) or ())
@@ -197,7 +196,7 @@ def check_jobs(
     plan, measured = Plan(made), evaluation.models if evaluation else ()
     plan.findings.attempt('plan', check_outs, jobs)
     for name, job in jobs.items(): look_at_job(plan, name, job, name in measured)
-    if evaluation: look_at_end(plan, evaluation, next(iter(jobs.values())).data)
+    if evaluation: look_at_end(plan, evaluation, evaluation.data or next(iter(jobs.values())).data)
     plan.findings.tell()
     noises = {}
     for corpus in filter(None, plan.corpora.values()):

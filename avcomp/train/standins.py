@@ -56,8 +56,7 @@ class StandIns:
     def __init__(self,
         made:dict|None=None,   # path that a recipe writes between jobs -> the model that it is like
     ):
-        self.known = {}
-        for path, like in (made or {}).items(): self.known[Path(path).resolve()] = self.find(str(like))
+        self.known = {Path(path).resolve(): str(like) for path, like in (made or {}).items()}
 
     def find(self,
         path:str,     # that something reads
@@ -65,7 +64,8 @@ class StandIns:
         "What stands for a path."
         if not path: return StandIn('')
         place = Path(path).resolve()
-        return next((self.known[p] for p in (place, *place.parents) if p in self.known), StandIn(path))
+        found = next((self.known[p] for p in (place, *place.parents) if p in self.known), StandIn(path))
+        return found if isinstance(found, StandIn) else self.find(found)
 
     def add(self,
         job:Job,            # of the plan
