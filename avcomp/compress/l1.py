@@ -11,6 +11,7 @@ from torch import nn, Tensor
 from .dims import Table, collect, size_polynomial
 from .gates import check_units
 from .hardconcrete import whole_multiple
+from .pruning import cut_
 
 # %% ../../nbs/compress/03b_l1.ipynb #081b6c9b
 def l1_scores(

@@ -63,6 +63,10 @@ class Robustness:
         "What was said and what was recognised."
         return [(self.references[id], text) for id, text in self.hypotheses[modality][condition].items()]
 
+    def all_pairs(self)->dict[str, dict]:   # modality -> condition -> pairs
+        "What was said and what was recognised, everywhere."
+        return {m: {c: self.pairs(m, c) for c in found} for m, found in self.hypotheses.items()}
+
     def has(self,
         modality:str,    # 'av', 'a' or 'v'
         condition:str,   # such as 'babble@0'
