@@ -49,7 +49,7 @@ demo: $(READY)
 test: check test-notebooks test-python
 
 check: $(READY)
-	@echo '== 1 of 3: notebooks, modules and README.md agree, and no notebook escapes the tests'
+	@echo '== 1 of 3: notebooks, modules and README.md agree, no notebook escapes the tests, ruff finds nothing'
 	@$(BIN)/python -m pytest -q tests/test_repository.py
 
 test-notebooks: $(READY)

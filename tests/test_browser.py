@@ -2,8 +2,7 @@
 import json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 import pytest
-
-webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed: pip install selenium')
+from selenium import webdriver
 from selenium.common.exceptions import (
     ElementClickInterceptedException, ElementNotInteractableException, StaleElementReferenceException, TimeoutException)
 from selenium.webdriver.common.by import By
@@ -12,9 +11,14 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER),
-    reason='no chromium with chromedriver on this machine: apt-get install chromium chromium-driver')
+
+@pytest.fixture
+def browser():
+    "Nothing where there is a browser with its driver; else the test is skipped, and under CI it fails."
+    missing = 'no chromium with chromedriver on this machine: apt-get install chromium chromium-driver'
+    if BROWSER and DRIVER: return
+    if os.environ.get('CI'): pytest.fail(f'{missing}; under CI nothing is skipped')
+    pytest.skip(missing)
 
 CODE = """\
 import numpy as np
@@ -108,7 +112,7 @@ def run_cell(page):
     try: return WebDriverWait(page, 20).until(picture)
     except TimeoutException: return None
 
-def test_slider_moves_the_picture(lab, page, tmp_path):
+def test_slider_moves_the_picture(browser, lab, page, tmp_path):
     busy = StaleElementReferenceException, ElementNotInteractableException, ElementClickInterceptedException
     wait = WebDriverWait(page, 90, ignored_exceptions=busy)
     def find(selector): return page.find_element(By.CSS_SELECTOR, selector)
@@ -126,3 +130,11 @@ def test_slider_moves_the_picture(lab, page, tmp_path):
     page.save_screenshot(str(tmp_path/'after.png'))
     press(Keys.ARROW_LEFT)
     wait.until(lambda d: (now := picture(d)) and now[2] == before)
+
+@pytest.mark.parametrize('ci, outcome', [('', '1 skipped'), ('true', '1 error')])
+def test_missing_browser_is_noticed(tmp_path, ci, outcome):
+    "On a machine without a browser the test above is skipped, and under CI it is not."
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__, '-k', 'moves']
+    res = subprocess.run(command, capture_output=True, text=True, env=os.environ | {'CI': ci, 'PATH': str(tmp_path)})
+    assert outcome in res.stdout, res.stdout + res.stderr
+    assert bool(res.returncode) == bool(ci)

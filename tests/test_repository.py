@@ -2,8 +2,9 @@
 
 Works on copies; needs no git."""
 import ast, re, shutil, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
-import pytest
+import pytest, yaml
 from execnb.nbio import mk_cell, new_nb, read_nb, write_nb
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, nb_lang
@@ -233,3 +234,66 @@ def test_plot_without_explorer_would_be_noticed(tmp_path):
     module = tmp_path/'a.py'
     module.write_text('def plot_a(): pass\ndef plot_b(): plot_a()\ndef a_explorer(): return lambda: plot_b()')
     assert undrawn(functions([module])) == ['plot_a']
+
+# ruff, CITATION.cff, pre-commit and the workflow.
+
+def ruff(*paths):
+    "What `ruff check` prints, and whether it is content."
+    command = [Path(sys.executable).parent/'ruff', 'check', '--no-cache', '--output-format', 'concise']
+    command += ['--config', root/'pyproject.toml', *paths]
+    res = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    return res.returncode == 0, res.stdout + res.stderr
+
+def test_ruff_finds_nothing():
+    content, found = ruff()
+    assert content, f"mend it in the notebook, then `make prepare`:\n{found}"
+
+@pytest.mark.parametrize('name', ['a.py', 'a.ipynb'])
+def test_finding_would_be_noticed(tmp_path, name):
+    path = tmp_path/name
+    if path.suffix == '.py': path.write_text('import os\n')
+    else: write_nb(new_nb([mk_cell('import os')]), path)
+    content, found = ruff(path)
+    assert not content and 'F401' in found
+
+@pytest.mark.parametrize('path', ['avcomp/core.py', 'nbs/00_core.ipynb', 'tests/toy.py', 'benchmarks', 'setup.py'])
+def test_ruff_looks_at(path):
+    "A folder that the settings leave out would never have a finding."
+    _, files = ruff('--show-files')
+    assert (root/path).as_posix() in files
+
+def loaded(path): return yaml.safe_load((root/path).read_text(encoding='utf-8'))
+
+def test_citation():
+    "Fields of the Citation File Format 1.2.0, and the version of settings.ini."
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(root/'settings.ini', encoding='utf-8')
+    cited, own = loaded('CITATION.cff'), ini['DEFAULT']
+    assert (cited['cff-version'], cited['type'], cited['license']) == ('1.2.0', 'software', 'Apache-2.0')
+    assert (cited['title'], cited['version']) == (own['title'], own['version'])
+    assert [a['name'] for a in cited['authors']] == [own['author']]
+    assert cited['repository-code'] == own['git_url'] and cited['message']
+    assert len(cited['references']) == 5
+    for paper in cited['references']:
+        assert paper['type'] == 'conference-paper' and paper['title'] and isinstance(paper['year'], int)
+        assert all(set(a) == {'given-names', 'family-names'} for a in paper['authors']) and paper['authors']
+
+def test_workflow_runs_what_we_run():
+    steps = loaded('.github/workflows/test.yml')['jobs']['test']['steps']
+    assert [s['run'] for s in steps if 'run' in s] == ['bash .ci/run']
+
+def test_hooks_are_what_make_prepare_does():
+    "Before a commit: the commands of `make prepare`, and ruff."
+    makefile = (root/'Makefile').read_text(encoding='utf-8')
+    prepared = re.search(r'^prepare:.*\n((?:\t.*\n)+)', makefile, re.M)[1].replace('$(BIN)', '.venv/bin')
+    hooks = [h['entry'] for repo in loaded('.pre-commit-config.yaml')['repos'] for h in repo['hooks']]
+    assert hooks[:-1] == [line.strip() for line in prepared.splitlines()]
+    assert hooks[-1].startswith('.venv/bin/ruff check')
+
+@pytest.mark.parametrize('form', ['bug_report', 'feature_request'])
+def test_issue_forms(form):
+    "What GitHub asks of a form: name, description, a body; ids that differ; labels."
+    page = loaded(f'.github/ISSUE_TEMPLATE/{form}.yml')
+    assert page['name'] and page['description']
+    names = [part['id'] for part in page['body']]
+    assert len(names) == len(set(names)) and all(part['attributes']['label'] for part in page['body'])
