@@ -43,7 +43,7 @@ $(READY):
 demo: $(READY)
 	@mkdir -p $(DEMO)
 	$(BIN)/python -m papermill nbs/recipes/$(RECIPE).ipynb $(DEMO)/$(RECIPE).ipynb --progress-bar --stdout-file - --stderr-file - $(PARAMS)
-	$(BIN)/python -m nbconvert --log-level ERROR --to html $(DEMO)/$(RECIPE).ipynb
+	@$(BIN)/python -m avcomp.evaluate.page $(DEMO)/$(RECIPE).ipynb >/dev/null
 	@echo && echo 'The report, as a page:     $(DEMO)/$(RECIPE).html' && echo 'The report, as a notebook: $(DEMO)/$(RECIPE).ipynb'
 
 test: check test-notebooks test-python
@@ -63,6 +63,7 @@ test-python: $(READY)
 prepare: $(READY)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+	$(BIN)/python tests/fold_recipes.py
 	$(BIN)/python tests/readme.py
 
 readme: $(READY)

@@ -9,7 +9,7 @@ __all__ = ['PUBLIC']
 from importlib import import_module
 
 # %% ../nbs/01_api.ipynb #50386bc5
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 PUBLIC = {   # module: its public names
     'core': 'config_to_json config_from_json',

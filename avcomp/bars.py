@@ -17,7 +17,7 @@ def final_line(
     spent = tqdm.format_interval(bar.format_dict['elapsed'])
     done = f'{bar.n:,}' if bar.total in (None, bar.n) else f'{bar.n:,} of {bar.total:,}'
     numbers = f', {bar.postfix}' if bar.postfix else ''
-    return f'{bar.desc or "done"}: {done} in {spent}{numbers}'
+    return f'{bar.desc.removesuffix(": ") or "done"}: {done} in {spent}{numbers}'
 
 # %% ../nbs/00c_bars.ipynb #53bf6992
 class _LogBar(tqdm):

@@ -213,7 +213,7 @@ def robustness(
         for condition, (views, wanted) in todo.items():
             names = [n for n in model.inputs if any(n in streams[m] for m in wanted)]
             for modality in wanted:
-                bar.set_description(f'{modality} {condition}')
+                bar.set_description_str(f'{modality} {condition}')
                 texts = transcribe_prepared(model, tokenizer, cache.batches(names, views), modality, beam_size, bar)
                 bar.set_postfix_str(f'WER {result.add(modality, condition, views, texts):.1%}')
                 save_results(result, path)
