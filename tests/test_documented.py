@@ -438,9 +438,10 @@ def test_every_layout_is_run():
 REFUSED = {   # what is wrong -> what a recipe is given in place of its layout's command, and what is told
     'foreign tokenizer': ({'teacher': '/data/ctc'},
                           'the head in .*ctc.* writes by its own tokenizer.*another one was given'),
-    'no tokenizer': ({'teacher': '/data/ctc_of_tutorials', 'tokenizer': ''}, 'needs a tokenizer'),
-    'no test': ({'data_layout': 'librispeech', 'data_folder': '/data/mini', 'subset': '5'},
-                "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean"),
+    'no tokenizer, no test split': (
+        {'teacher': '/data/ctc_of_tutorials', 'tokenizer': '', 'data_layout': 'librispeech', 'data_folder': '/data/mini'},
+        "2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\n)*"
+        "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean"),
 }
 
 
