@@ -7,6 +7,8 @@ from unittest.mock import patch
 import nbformat
 import papermill
 import pytest
+from avcomp.data.clips import load_cuts
+from avcomp.data.shards import write_shar
 from avcomp.evaluate.page import write_page
 from avcomp.evaluate.report import read_report
 from warm import launch_kernel, once
@@ -180,6 +182,33 @@ def test_dphubert(listeners):
     check_again('dphubert', out, parameters, report)
 
 
+def packed(corpus, folder, *splits):
+    "Splits of a corpus as shards, without any noise."
+    for split in splits: write_shar(load_cuts(corpus, split), folder, split, 4)
+    return str(folder)
+
+
+def test_dphubert_on_shards(listeners):
+    "Another layout, no noise, and no baselines."
+    out = listeners/'shards'
+    folder = packed(listeners/'teacher'/'corpus', out/'shar', 'train', 'valid', 'test')
+    parameters = listen(listeners, out, data_layout='shar', data_folder=folder, baselines=[], probe_clips=[12, 4, 6])
+    report = execute('dphubert', out, **parameters)
+    assert list(report['wer']) == ['teacher', 'student'] and set(report['wer']['student']['a']) == {'clean'}
+    assert [v for stage in report['stages'].values() for v in stage['views']] == []
+    assert report['data']['noises'] == {} and set(report['jobs']) == {'joint', 'distill', 'finetune'}
+    assert list(report['measured']['phone_accuracy']) == ['teacher', 'student']   # shards know what is said when
+
+
+def test_no_test_split_is_refused(listeners):
+    "Before anything is trained."
+    out = listeners/'no_test'
+    folder = packed(listeners/'teacher'/'corpus', out/'shar', 'train', 'valid')
+    with pytest.raises(papermill.PapermillExecutionError, match='evaluation: the corpus shar-.* has no test split'):
+        execute('dphubert', out, **listen(listeners, out, data_layout='shar', data_folder=folder))
+    assert not (out/'joint').exists()
+
+
 TOY = """import json
 from pathlib import Path
 Path(out).mkdir(parents=True, exist_ok=True)
@@ -211,3 +240,15 @@ def test_grid(tmp_path):
 def test_unknown_preset_is_refused(work, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="no choice 'huge'"):
         execute('dp_avhubert', tmp_path, preset='huge', out=str(tmp_path), data_folder=str(work/'teacher'/'corpus'))
+
+
+@pytest.mark.parametrize('name', ['dp_avhubert', 'dphubert'])
+def test_readme_gives_the_same_command(name):
+    "The command for the real corpus stands in the recipe and in README.md, and its parameters are the recipe's."
+    nb = nbformat.read(ROOT/'nbs'/'recipes'/f'{name}.ipynb', as_version=4)
+    command = re.search(r'```sh\n(papermill (?:.*\n)*?)```', nb.cells[-1].source)[1]
+    assert command in (ROOT/'README.md').read_text(encoding='utf-8')
+    stated = next(c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', []))
+    known = set(re.findall(r'^(\w+):', stated, re.M))
+    asked = re.findall(r'-p (\w+) ', command)
+    assert len(asked) > 8 and set(asked) <= known and {'transcribed', 'at_once'} <= set(asked)
