@@ -246,7 +246,7 @@ def test_unknown_preset_is_refused(work, tmp_path):
 def test_readme_gives_the_same_command(name):
     "The command for the real corpus stands in the recipe and in README.md, and its parameters are the recipe's."
     nb = nbformat.read(ROOT/'nbs'/'recipes'/f'{name}.ipynb', as_version=4)
-    command = re.search(r'```sh\n(papermill (?:.*\n)*?)```', nb.cells[-1].source)[1]
+    command = re.search(r'```sh\n((?:.*\n)*?)```', nb.cells[-1].source)[1]
     assert command in (ROOT/'README.md').read_text(encoding='utf-8')
     stated = next(c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', []))
     known = set(re.findall(r'^(\w+):', stated, re.M))
