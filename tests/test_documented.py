@@ -153,6 +153,7 @@ def page_of_recipe(piece, run, tmp_path, monkeypatch, **_):
     (tmp_path/made).parent.mkdir(parents=True)
     shutil.copy(run.notebook(LAYOUTS['autoavsr']), tmp_path/made)
     monkeypatch.setattr(sys, 'argv', [module, made])
+    monkeypatch.delitem(sys.modules, module, raising=False)   # as in a process of its own
     monkeypatch.chdir(tmp_path)
     runpy.run_module(module, run_name='__main__')
     assert (tmp_path/made).with_suffix('.html').stat().st_size > 10_000
@@ -441,13 +442,13 @@ def test_every_layout_is_run():
     assert given | {'embedded', 'shar'} == set(BUILT_IN)
 
 
+UNNAMED = dict(teacher='/data/ctc_of_tutorials', tokenizer='', data_layout='librispeech', data_folder='/data/mini')
+TWO_THINGS = ("2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\n)*"
+              "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean")
+FOREIGN = 'the head in .*ctc.* writes by its own tokenizer.*another one was given'
 REFUSED = {   # what is wrong -> what a recipe is given in place of its layout's command, and what is told
-    'foreign tokenizer': ({'teacher': '/data/ctc'},
-                          'the head in .*ctc.* writes by its own tokenizer.*another one was given'),
-    'no tokenizer, no test split': (
-        {'teacher': '/data/ctc_of_tutorials', 'tokenizer': '', 'data_layout': 'librispeech', 'data_folder': '/data/mini'},
-        "2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\n)*"
-        "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean"),
+    'foreign tokenizer': (dict(teacher='/data/ctc'), FOREIGN),
+    'no tokenizer, no test split': (UNNAMED, TWO_THINGS),
 }
 
 
