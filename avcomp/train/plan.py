@@ -140,6 +140,7 @@ def ready(
     "What waits for nothing any more."
     return [n for n, s in plan.steps.items() if n not in started and set(s.needs) <= ended]
 
+# %% ../../nbs/train/15_plan.ipynb #5f84e44e
 @contextmanager
 def stopped_together(
     pool:ThreadPoolExecutor,   # whose threads start trainings
