@@ -60,11 +60,15 @@ def cut_by_l1(
     model:nn.Module,        # to cut, in place
     small:nn.Module,        # whose size it gets
     frames:int|None=None,   # length of the clip whose MACs are to be equal; None = parameters are
-    **kwargs,               # further arguments of `l1_masks`
+    multiples:dict={},      # unit -> m: keep multiples of m entries, as `gate_` does
 )->nn.Module:               # the model
     "A model without its entries of smallest L1 norm, no larger than another (Li et al. 2017)."
     def size(m):
         table = collect(m)
         return size_polynomial(table, frames)(table.sizes())
-    cut_(model, l1_masks(model, max(0., 1 - size(small)/size(model)), frames=frames, **kwargs))
+    def masks(*units, own=multiples):
+        return l1_masks(model, max(0., 1 - size(small)/size(model)), units, own, frames)
+    dims, whole = collect(model).dims, masks('conv', 'head', 'ffn')
+    cut_(model, {name: m for name, m in whole.items() if dims[name].unit != 'ffn'})
+    cut_(model, masks('ffn', own={unit: m for unit, m in multiples.items() if unit == 'ffn'}))
     return model

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'markdown_table', 'flat_settings', 'settings_table', 'percent', 'wer_table', 'in_words', 'summary_table',
-           'jobs_table']
+           'rates_there', 'size_rows', 'jobs_table']
 
 # %% ../../nbs/evaluate/06b_tables.ipynb #1317bef1
 import json
@@ -92,6 +92,23 @@ def summary_table(
         cost = [f"{c['params']/1e6:,.2f} M", f"{c['macs']/1e6:,.0f} M", f"{c['ratio']:.0%}", f"{c['memory_mb']:.0f} MB"]
         rows.append([name, *cost, *(percent(wers[name].get(m, {}).get(c)) for m, c in shown)])
     return markdown_table(head, rows)
+
+# %% ../../nbs/evaluate/06b_tables.ipynb #34042d04
+def rates_there(
+    wers:dict,                     # model -> modality -> condition -> rate with its interval
+    wanted:list[tuple[str, str]],  # (modality, condition), in the order in which they are read
+)->list[tuple[str, str]]:          # those that every model has
+    "Which of some rates were measured."
+    return [(m, c) for m, c in wanted if all(c in by.get(m, {}) for by in wers.values())]
+
+def size_rows(
+    costs:dict,              # model -> facts from `standard_costs`
+    wers:dict,               # model -> modality -> condition -> rate with its interval
+    modality:str,            # 'av', 'a' or 'v'
+    condition:str='clean',   # such as 'babble@0'
+)->list[dict]:               # for `plot_size_vs_wer`: facts of each model, with 'name' and 'wer'
+    "Size, cost and one word error rate of each model."
+    return [cost | dict(name=name, wer=wers[name][modality][condition]) for name, cost in costs.items()]
 
 # %% ../../nbs/evaluate/06b_tables.ipynb #e7e8f016
 def jobs_table(

@@ -35,7 +35,7 @@ class Plan:
         out:str|Path,    # folder of the experiment
         data:Data,       # clips and noises, where a step names no others
         run:Run=Run(),   # processes, machines
-        seed:int=0,      # of every training
+        seed:int=0,      # of every training that has none of its own
     ):
         self.out, self.data, self.run_on, self.seed = Path(out), data, run, seed
         self.steps, self.made = {}, {}   # name -> step; model folder made by work -> model that it resembles
@@ -47,10 +47,11 @@ class Plan:
         changes:dict={},         # further fields of the stage, by dotted names
         data:Data|None=None,     # clips and noises; None = those of the plan
         random:bool=False,       # forget the student's weights, keep its shape
+        seed:int|None=None,      # None = that of the plan
     )->Path:                     # model folder that the training will write
         "Add a training."
-        job = Job(change(stage, changes), data or self.data, str(student), str(self.out/name), random, self.seed,
-                  self.run_on)
+        job = Job(change(stage, changes), data or self.data, str(student), str(self.out/name), random,
+                  self.seed if seed is None else seed, self.run_on)
         self.add(name, Step(self.steps_of(sources_of(job)), job))
         return self.out/name/'model'
 

@@ -7,6 +7,7 @@ __all__ = ['MEASURES', 'plot_similarity', 'plot_probe']
 
 # %% ../../nbs/viz/01c_layers.ipynb #166c24fc
 from itertools import cycle
+from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import PercentFormatter
@@ -62,7 +63,7 @@ def plot_probe(
         if state is not None: ax.axvline(state, color=COLORS[-1], lw=1, ls='-.')
         ax.grid(alpha=0.3)
     best = [f"{int(np.argmax(r['layers']))} ({name})" for name, r in results.items()]
-    top.set(ylim=(0, 1), ylabel='accuracy', title='Known best at state ' + ', '.join(best))
+    top.set(ylim=(0, 1), ylabel='accuracy', title=fill('Known best at state ' + ', '.join(best), 50))
     top.yaxis.set_major_formatter(PercentFormatter(1))
     top.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     low.set(ylim=(0, None), ylabel='learnt weight', xlabel='hidden state')

@@ -36,6 +36,17 @@ class Corpus:
         advice = layout.missing.format(split=name) if layout else 'add its clips'
         raise ValueError(f"the corpus {self.id} has no {name} split, but {', '.join(self.cuts) or 'nothing'}; {advice}")
 
+    def recordings(self,
+        split:str,          # 'train', 'valid' or 'test'
+        kinds:list,         # such as ['babble', 'music']
+    )->dict[str, CutSet]:   # kind -> recordings, in this order; {} where the split has none of any kind
+        "Noise of some kinds: a corpus has none at all, or those that are asked for."
+        there = self.noises.get(split, {})
+        if there and (lacking := [kind for kind in kinds if kind not in there]):
+            raise ValueError(f"the corpus {self.id} has the noises {', '.join(there)} for its {split} split, "
+                             f"got {', '.join(lacking)}; name some of these, or prepare others")
+        return {kind: there[kind] for kind in kinds if there}
+
 def has_alignments(
     cuts,               # clips, or `Shards`
     kind:str='phone',   # which: 'phone', 'word', or another name
@@ -44,7 +55,6 @@ def has_alignments(
     if isinstance(cuts, Shards): said = [row.get('supervisions') or [{}] for row in cuts.manifest()]
     else: said = [[dict(alignment=s.alignment) for s in c.supervisions] or [{}] for c in cuts]
     return bool(said) and all((s[0].get('alignment') or {}).get(kind) is not None for s in said)
-
 
 # %% ../../../nbs/data/corpora/00_door.ipynb #809a272f
 def clip_facts(
