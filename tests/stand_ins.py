@@ -13,7 +13,6 @@ from avcomp.data.corpora import open_corpus
 from avcomp.data.corpora.autoavsr import write_autoavsr_list
 from avcomp.data.corpora.avhubert import write_avhubert_lists
 from avcomp.data.corpora.musan import prepare_musan
-from avcomp.data.shards import write_shar
 from avcomp.data.sound import read_wav, write_wav
 from avcomp.data.synthetic import make_corpus
 from avcomp.data.tokens import Tokenizer, train_tokenizer
@@ -74,12 +73,11 @@ def make_part(folder, speaker, utterances):
 
 
 def make_sounds(root, sounds):
-    "The same utterances as LibriSpeech, as lists of its files, as shards, and as a folder of files."
+    "The same utterances as LibriSpeech, as lists of its files, and as a folder of files."
     libri = root/'data'/'LibriSpeech'
     for place, parts in ((libri, PARTS), (root/'data'/'mini', MINI)):
         for k, (part, (split, some)) in enumerate(parts.items(), 1): make_part(place/part, k, sounds[split][some])
     for split, cuts in open_corpus('librispeech', libri).cuts.items():
-        write_shar(cuts, root/'data'/'shar', split)
         files = [Path(c.recording.sources[0].source) for c in cuts]
         rows = [f'{f.relative_to(libri)}\t{sf.info(f).frames}\n' for f in files]
         (root/'data'/'tsv').mkdir(exist_ok=True)

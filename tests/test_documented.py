@@ -126,7 +126,12 @@ def parameters(piece, tmp_path, **_):
     words = shlex.split(piece.text.replace('papermill ...', ''))
     whole = [shlex.split(p.text) for p in SHOWN if p.page == piece.page and p.text.startswith('papermill nbs/')]
     found = {Path(of[1]).stem: of[3:] for of in whole}
-    for name in set(found) - {'grid'} or found: accepted(name, found[name] + words, tmp_path)
+    for name in set(found) - {'grid'}: accepted(name, found[name] + words, tmp_path)
+
+
+def of_grids(piece, tmp_path, **_):
+    "Grids take these parameters."
+    accepted('grid', shlex.split(piece.text), tmp_path)
 
 
 def recipe(piece, run, tmp_path, **_):
@@ -134,9 +139,9 @@ def recipe(piece, run, tmp_path, **_):
     words = shlex.split(piece.text)
     assert any(p.page == piece.page and p.text == f'mkdir -p {Path(words[2]).parent}' for p in SHOWN), 'no mkdir'
     given = accepted(Path(words[1]).stem, words[3:], tmp_path)
-    report = run(words)
+    report = run(words, given['out'])
     if 'axes' in given:
-        assert len(report['rows']) == len(given['axes']['target_sparsity'])
+        assert [row['target_sparsity'] for row in report['measured']['rows']] == given['axes']['target_sparsity'][:1]
         return
     look(report, given['data_layout'], given.get('modalities', ['a']), bool(given['noise_folder']))
     assert all(report['config'][name] == given[name] for name in KEPT if name in given)
@@ -165,6 +170,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('README.md', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('README.md', 'papermill ... -p devices 2'): parameters,
     ('README.md', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,
+    ('README.md', "-y '{columns: "): of_grids,
     ('README.md', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
     ('CONTRIBUTING.md', 'make '): makes,
     ('CONTRIBUTING.md', '. .venv'): there,
@@ -186,6 +192,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('nbs/recipes/', '-p '): parameters,
     ('nbs/recipes/', '-y '): parameters,
     ('nbs/recipes/', 'mkdir '): folder_is_made,
+    ('nbs/recipes/grid.ipynb', '-y '): of_grids,
     ('nbs/recipes/dp_avhubert.ipynb', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('nbs/recipes/dphubert.ipynb', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
     ('nbs/recipes/grid.ipynb', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,
@@ -247,7 +254,7 @@ PRESETS = {'dp_avhubert_base': 'smoke', 'dphubert_base': 'smoke_audio'}
 LESS = {'devices': '1', 'num_workers': '0'}         # of what is given
 SMALLER = {'target_sparsity': '0.3', 'beam_size': '1', 'at_once': '1'}   # of recipes that train, where nothing is given
 FEW = '{baselines: [], noises: [babble], snrs: [0]}'
-CELLS = ('[0, 1, 2]', '[0]')                        # of a grid: seeds
+AXES = re.compile(r'\[([\d.]+), [\d., ]+\]')         # of a grid: values, of which the first is taken
 KEPT = 'subset', 'min_frames', 'max_frames', 'transcribed'   # parameters that no stand-in changes
 REPORT = """import json
 from pathlib import Path
@@ -275,10 +282,10 @@ def accepted(name, words, folder):
 
 def in_small(words, world):
     "The words of a command, with stand-ins in place of what they name."
-    words = [ABSOLUTE.sub(rf'{world}/\1/', PRESETS.get(w, w)).replace(*CELLS) for w in words]
+    words = [ABSOLUTE.sub(rf'{world}/\1/', PRESETS.get(w, w)) for w in words]
     for i, (option, name) in enumerate(zip(words, words[1:])):
         if option == '-p' and name in LESS: words[i + 2] = LESS[name]
-    if Path(words[1]).stem == 'grid': return words
+    if Path(words[1]).stem == 'grid': return [AXES.sub(r'[\1]', w) for w in words]
     more = [w for name, value in SMALLER.items() if name not in words for w in ('-p', name, value)]
     return [*words, *more, '-y', FEW]
 
@@ -330,7 +337,7 @@ class Runs:
 
     def notebook(self, words): return self.folder(words)/words[2]
 
-    def __call__(self, words): return json.loads((self.notebook(words).parent/'report.json').read_text())
+    def __call__(self, words, out): return json.loads((self.folder(words)/out/'report.json').read_text())
 
 
 @pytest.fixture(scope='module')
@@ -418,21 +425,20 @@ LAYOUTS = {   # those that no command of a page has
     'autoavsr': of_layout('dp_avhubert', 'autoavsr', 'autoavsr', '-y', '{modalities: [v]}'),
     'audio': of_layout('dphubert', 'audio', 'audio'),
     'tsv': of_layout('dphubert', 'tsv', 'tsv', *NOISE),
-    'shar': of_layout('dphubert', 'shar', 'shar', *NOISE),
 }
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_layout(layout, run):
     words = LAYOUTS[layout]
-    look(run(words), layout, ['v'] if layout == 'autoavsr' else ['a'], 'noise_folder' in words)
+    look(run(words, f'runs/{layout}'), layout, ['v'] if layout == 'autoavsr' else ['a'], 'noise_folder' in words)
 
 
 def test_every_layout_is_run():
-    "Those that the parameters of the recipes name; the embedded one is run by tests/test_recipes.py."
+    "All that there are; the embedded corpus and shards are run by tests/test_recipes.py."
     texts = [p.text for p in SHOWN] + [shlex.join(words) for words in LAYOUTS.values()]
     given = {name for text in texts for name in re.findall(r'-p data_layout (\w+)', text)}
-    assert given | {'embedded'} == set(BUILT_IN)
+    assert given | {'embedded', 'shar'} == set(BUILT_IN)
 
 
 REFUSED = {   # what is wrong -> what a recipe is given in place of its layout's command, and what is told

@@ -1,24 +1,44 @@
 "The recipes run from data to report in their smallest setting, and again from what they left behind."
-import json
+import json, re
+from html import escape
 from pathlib import Path
 from unittest.mock import patch
 
 import nbformat
 import papermill
 import pytest
+from avcomp.data.clips import load_cuts
+from avcomp.data.shards import write_shar
+from avcomp.evaluate.page import write_page
+from avcomp.evaluate.report import read_report
 from warm import launch_kernel, once
 
 ROOT = Path(__file__).parent.parent
 CORPUS = [16, 4, 6]
-COMMON = {'config', 'data', 'versions', 'stages', 'seconds'}
+KEYS = {'recipe', 'config', 'stages', 'data', 'jobs', 'seconds', 'versions', 'machine', 'costs', 'wer', 'differences',
+        'compression', 'findings', 'measured'}   # of every report
 
 
 def execute(name, folder, **parameters):
-    "Run a recipe into a folder; returns its report."
+    "Run a recipe into a folder; returns its report, after a look at it and at the page."
     recipe, made = ROOT/'nbs'/'recipes'/f'{name}.ipynb', folder/f'{name}.ipynb'
     folder.mkdir(exist_ok=True)
     papermill.execute_notebook(str(recipe), str(made), parameters, cwd=str(ROOT), progress_bar=False)
-    return json.loads((folder/'report.json').read_text())
+    report = read_report(folder/'report.json')
+    assert set(report) == KEYS and report['recipe'] == name and all(report['versions'].values())
+    assert {k: report['config'][k] for k in parameters} == parameters
+    check_page(folder, name, report)
+    return report
+
+
+def check_page(folder, name, report):
+    "The answer comes before all headings; nothing that went to a log is on the page."
+    page = write_page(folder/f'{name}.ipynb').read_text()
+    top = page[page.index('<h1'):page.index('<h2')]
+    assert '<table' in top and '<img' in top and 'Next:' in top and 'will stand here' not in top
+    assert report['data'].get('id', '') in top
+    logged = [line for o in outputs(folder, name) if 'name' in o for line in re.split(r'[\r\n]+', ''.join(o['text']))]
+    assert not [line for line in logged if len(line) > 30 and (line in page or escape(line) in page)]
 
 
 def outputs(folder, name):
@@ -44,20 +64,24 @@ def make_teacher(work):
     report = execute('pretrain_teacher', work/'teacher', preset='smoke', out=str(work/'teacher'), clips=CORPUS,
                      clusters=20, pretrain_updates=2, finetune_updates=2, polish_updates=[2, 2], vocab_size=60,
                      beam_size=1)
-    assert report['stages']['pretrain']['updates'] == 2
-    assert 0 < report['params'] and set(report['wer']) == {'av', 'a', 'v'}
+    assert {name: job['updates'] for name, job in report['jobs'].items()} == dict(pretrain=2, finetune=2, polish1=2,
+                                                                                  polish2=2)
+    assert 0 < report['costs']['teacher']['params'] and set(report['wer']['teacher']) == {'av', 'a', 'v'}
+    assert len(list((work/'teacher'/'labels').glob('*/train.km'))) == 1   # in a folder that tells what they are of
 
 
 def small(work, out):
     "Parameters of a short run of `dp_avhubert`."
     return dict(preset='smoke', out=str(out), data_folder=str(work/'teacher'/'corpus'), modalities=['av', 'v'],
-                teacher=str(work/'teacher'/'model'), noises=['babble'], snrs=[0], beam_size=1, baselines=[])
+                teacher=str(work/'teacher'/'model'), noises=['babble'], snrs=[0], beam_size=1, baselines=[], at_once=1)
 
 
 def check_again(name, out, parameters, report):
     "Finished stages are found and skipped, and nothing changes."
     again = execute(name, out, **parameters)
-    for key in ('stages', 'wer', 'sparsity_by_dim', 'data'): assert again[key] == report[key]
+    for key in ('stages', 'wer', 'differences', 'findings', 'data'): assert again[key] == report[key]
+    assert again['compression']['dims'] == report['compression']['dims']
+    assert printed(out, name).count('skipped') == len(report['jobs'])
 
 
 def without_noise(corpus, folder):
@@ -68,29 +92,49 @@ def without_noise(corpus, folder):
     return folder
 
 
+def same_size(report, name, key='params'):
+    "Whether a baseline is as large as the student."
+    costs = report['costs']
+    return 0.98 < costs[name][key]/costs['student'][key] <= 1
+
+
+def updates_of(report, *names): return sum(report['jobs'][n]['updates'] for n in names)
+
+
+def clips_of(report): return {name: job['clips']['train']['kept'] for name, job in report['jobs'].items()}
+
+
 @pytest.mark.parametrize('experiment', ['pruning', 'merging', 'pruning+merging', 'distil-only'])
 def test_dp_avhubert(work, experiment):
     out = work/experiment.replace('+', '_')
     parameters = small(work, out) | dict(experiment=experiment)
-    if experiment == 'pruning': parameters['baselines'] = ['scratch', 'l1', 'l1+distil']
+    if experiment == 'pruning': parameters['baselines'] = ['scratch', 'l1', 'l1-macs', 'l1+distil']
     if experiment == 'distil-only':
         parameters['data_folder'] = str(without_noise(work/'teacher'/'corpus', out/'corpus'))
     report = execute('dp_avhubert', out, **parameters)
-    if 'pruning' in experiment: assert abs(report['sparsity'] - 0.7) < 0.01
-    if experiment == 'merging': assert 0 < report['sparsity'] < 0.2
-    if experiment == 'distil-only': assert report['sparsity'] == 0
-    silent = 'no noise for training' in printed(out, 'dp_avhubert')   # told where it is so, and nowhere else
-    views = {v['kind'] for stage in report['config']['stages'].values() for v in stage['views']}
-    assert silent == (experiment == 'distil-only') and views == ({'crop'} if silent else {'noise', 'crop'})
-    models = {'teacher', 'student'}
-    if experiment == 'pruning': models |= {'from scratch', 'L1 pruning', 'L1 pruning, distilled'}
-    assert set(report['wer']) == models == set(report['costs'])
-    assert set(report['wer']['student']['av']) == {'clean', 'babble@0'} == set(report['wer_cost'])
-    assert set(report) > COMMON and all(report['versions'].values()) and report['data'].startswith('embedded-')
-    assert report['config']['seed'] == 0 and report['config']['stages']['finetune']['task']['kind'] == 'finetune'
+    gone = report['compression']['encoder_params']
+    if 'pruning' in experiment: assert abs(gone - 0.7) < 0.01
+    if experiment == 'merging': assert 0 < gone < 0.2
+    if experiment == 'distil-only': assert gone == 0
+    views = {v['kind'] for stage in report['stages'].values() for v in stage['views']}
+    assert views == ({'crop'} if experiment == 'distil-only' else {'noise', 'crop'})   # noise where the corpus has any
+    names = ['teacher', 'student']
     if experiment == 'pruning':
-        assert pictures(out, 'dp_avhubert') == 9
-        assert {d['unit'] for d in report['sparsity_by_dim'].values()} == {'conv', 'head', 'ffn'}
+        names += ['from scratch', 'L1 pruning', 'L1 pruning, same MACs', 'L1 pruning, distilled']
+    assert list(report['wer']) == names == list(report['costs']) and list(report['differences']) == names[1:]
+    assert set(report['wer']['student']['av']) == {'clean', 'babble@0'}
+    assert report['data']['id'].startswith('embedded-') and report['config']['seed'] == 0
+    assert report['stages']['finetune']['task']['kind'] == 'finetune'
+    clips = clips_of(report)   # distillation hears all, fine-tuning has a tenth of the transcripts
+    assert {clips[n] for n in ('joint', 'distill') if n in clips} == {16} and clips['finetune'] == 2
+    if experiment == 'pruning':
+        assert pictures(out, 'dp_avhubert') == 12
+        assert {d['unit'] for d in report['compression']['dims'].values()} == {'conv', 'head', 'ffn'}
+        assert same_size(report, 'L1 pruning', 'params') and same_size(report, 'L1 pruning, same MACs', 'macs')
+        assert report['costs']['from scratch']['params'] == report['costs']['student']['params']
+        length = updates_of(report, 'joint', 'distill', 'finetune')
+        assert {updates_of(report, n) for n in ('scratch', 'l1', 'l1_macs')} == {length}
+        assert updates_of(report, 'l1_distill', 'l1_finetune') == length
         check_again('dp_avhubert', out, parameters, report)
 
 
@@ -105,34 +149,72 @@ def make_listener(work):
     out = work/'audio_teacher'
     report = execute('pretrain_audio_teacher', out, preset='smoke_audio', out=str(out), phone_updates=2, word_updates=2,
                      data_folder=str(work/'teacher'/'corpus'), finetune_updates=2, vocab_size=60, beam_size=1)
-    assert report['stages']['finetune']['updates'] == 2 and set(report['wer']) == {'valid', 'test'}
+    assert updates_of(report, 'finetune') == 2 and set(report['wer']['teacher']) == {'a'}
+    assert set(report['measured']['wer_valid']['teacher']['a']) == set(report['wer']['teacher']['a'])
+
+
+def listen(work, out, **kwargs):
+    "Parameters of a short run of `dphubert`."
+    return dict(preset='smoke_audio', out=str(out), data_folder=str(work/'teacher'/'corpus'), noises=['babble'],
+                teacher=str(work/'audio_teacher'/'model'), snrs=[0], beam_size=1, at_once=1) | kwargs
 
 
 def test_dphubert(listeners):
     out = listeners/'dphubert'
-    parameters = dict(preset='smoke_audio', out=str(out), data_folder=str(listeners/'teacher'/'corpus'),
-                      teacher=str(listeners/'audio_teacher'/'model'), noises=['babble'], snrs=[0], beam_size=1,
-                      probe_clips=[12, 4, 6])
+    every = ['distilhubert', 'scratch', 'l1', 'l1-macs']
+    parameters = listen(listeners, out, probe_clips=[12, 4, 6], baselines=every)
     report = execute('dphubert', out, **parameters)
-    assert set(report) > COMMON and abs(report['sparsity']['params'] - 0.75) < 0.01
-    models = {'teacher', 'student', 'DistilHuBERT'}
-    assert models == set(report['wer']) == set(report['costs']) == set(report['phone_accuracy'])
-    costs, stages = report['costs'], report['stages']   # a baseline of the same size, and the same updates
-    assert abs(costs['DistilHuBERT']['params']/costs['student']['params'] - 1) < 0.02
-    assert stages['distilhubert']['updates'] == stages['joint']['updates'] + stages['distill']['updates']
-    assert set(report['wer_cost']['student']) == {'clean', 'babble@0'}
-    assert len(report['similarity']['student']['cka']) == 5
+    assert abs(report['compression']['encoder_params'] - 0.75) < 0.01
+    names = ['teacher', 'student', 'DistilHuBERT', 'from scratch', 'L1 pruning', 'L1 pruning, same MACs']
+    assert names == list(report['wer']) == list(report['costs']) == list(report['measured']['phone_accuracy'])
+    assert all(same_size(report, n) for n in ('DistilHuBERT', 'from scratch', 'L1 pruning'))
+    assert same_size(report, 'L1 pruning, same MACs', 'macs')
+    length = updates_of(report, 'joint', 'distill', 'finetune')
+    assert updates_of(report, 'distilhubert', 'distilhubert_finetune') == length
+    assert {updates_of(report, n) for n in ('scratch', 'l1', 'l1_macs')} == {length}
+    assert {n for n, clips in clips_of(report).items() if clips == 16} == {'joint', 'distill', 'distilhubert'}
+    assert set(report['differences']['student']['a']) == {'clean', 'babble@0'}
+    assert list(report['measured']['similarity']) == names[1:]
+    assert len(report['measured']['similarity']['student']['cka']) == 5
     written = {p.name for p in (out/'s3prl').iterdir()}
     assert written >= {'hubconf.py', 'expert.py', 'config.json', 'model.safetensors'}
-    assert pictures(out, 'dphubert') == 13
+    assert pictures(out, 'dphubert') == 19
     check_again('dphubert', out, parameters, report)
+
+
+def packed(corpus, folder, *splits):
+    "Splits of a corpus as shards, without any noise."
+    for split in splits: write_shar(load_cuts(corpus, split), folder, split, 4)
+    return str(folder)
+
+
+def test_dphubert_on_shards(listeners):
+    "Another layout, no noise, and no baselines."
+    out = listeners/'shards'
+    folder = packed(listeners/'teacher'/'corpus', out/'shar', 'train', 'valid', 'test')
+    parameters = listen(listeners, out, data_layout='shar', data_folder=folder, baselines=[], probe_clips=[12, 4, 6])
+    report = execute('dphubert', out, **parameters)
+    assert list(report['wer']) == ['teacher', 'student'] and set(report['wer']['student']['a']) == {'clean'}
+    assert [v for stage in report['stages'].values() for v in stage['views']] == []
+    assert report['data']['noises'] == {} and set(report['jobs']) == {'joint', 'distill', 'finetune'}
+    assert list(report['measured']['phone_accuracy']) == ['teacher', 'student']   # shards know what is said when
+
+
+def test_no_test_split_is_refused(listeners):
+    "Before anything is trained."
+    out = listeners/'no_test'
+    folder = packed(listeners/'teacher'/'corpus', out/'shar', 'train', 'valid')
+    with pytest.raises(papermill.PapermillExecutionError, match='evaluation: the corpus shar-.* has no test split'):
+        execute('dphubert', out, **listen(listeners, out, data_layout='shar', data_folder=folder))
+    assert not (out/'joint').exists()
 
 
 TOY = """import json
 from pathlib import Path
 Path(out).mkdir(parents=True, exist_ok=True)
-rates = {'clean': target_sparsity/10 + seed/100}
-Path(f'{out}/report.json').write_text(json.dumps(dict(sparsity=target_sparsity, wer=dict(student=dict(av=rates)))))"""
+rates = {'clean': {'value': target_sparsity/10 + seed/100}}
+found = dict(compression=dict(encoder_params=target_sparsity), wer=dict(student=dict(av=rates)))
+Path(f'{out}/report.json').write_text(json.dumps(found))"""
 
 
 def test_grid(tmp_path):
@@ -144,14 +226,29 @@ def test_grid(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), recipe)
     axes = {'target_sparsity': [0.5, 0.7], 'seed': [0, 1]}
     grid = dict(recipe=str(recipe), out=str(out), axes=axes, parameters={}, at_once=2)
-    rows = execute('grid', out, **grid)['rows']
+    found = execute('grid', out, **grid)['measured']
+    rows, means = found['rows'], found['over_seeds']
     assert [(row['sparsity'], round(row['WER'], 3)) for row in rows] == [(.5, .05), (.5, .06), (.7, .07), (.7, .08)]
-    assert all(row['WER, babble 0 dB'] is None for row in rows) and pictures(out, 'grid') == 1
+    assert all(row['WER, babble 0 dB'] is None for row in rows + means) and pictures(out, 'grid') == 1
+    assert [(row['runs'], *(round(n, 4) for n in row['WER'])) for row in means] == [(2, .055, .0071), (2, .075, .0071)]
+    assert '0.055 ± 0.0071' in (out/'grid.html').read_text()
     logs = {p: p.stat().st_mtime_ns for p in out.glob('*/log.txt')}
-    assert len(logs) == 4 and execute('grid', out, **grid)['rows'] == rows
+    assert len(logs) == 4 and execute('grid', out, **grid)['measured'] == found
     assert logs == {p: p.stat().st_mtime_ns for p in out.glob('*/log.txt')}
 
 
 def test_unknown_preset_is_refused(work, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="presets are"):
+    with pytest.raises(papermill.PapermillExecutionError, match="no choice 'huge'"):
         execute('dp_avhubert', tmp_path, preset='huge', out=str(tmp_path), data_folder=str(work/'teacher'/'corpus'))
+
+
+@pytest.mark.parametrize('name', ['dp_avhubert', 'dphubert'])
+def test_readme_gives_the_same_command(name):
+    "The command for the real corpus stands in the recipe and in README.md, and its parameters are the recipe's."
+    nb = nbformat.read(ROOT/'nbs'/'recipes'/f'{name}.ipynb', as_version=4)
+    command = re.search(r'```sh\n((?:.*\n)*?)```', nb.cells[-1].source)[1]
+    assert command in (ROOT/'README.md').read_text(encoding='utf-8')
+    stated = next(c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', []))
+    known = set(re.findall(r'^(\w+):', stated, re.M))
+    asked = re.findall(r'-p (\w+) ', command)
+    assert len(asked) > 8 and set(asked) <= known and {'transcribed', 'at_once'} <= set(asked)

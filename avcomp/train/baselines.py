@@ -8,6 +8,7 @@ __all__ = ['PLAIN', 'writer_of', 'from_text_alone', 'cut_once', 'plain_baselines
 # %% ../../nbs/train/15b_baselines.ipynb #13a92338
 from pathlib import Path
 from ..compress.l1 import cut_by_l1
+from ..evaluate.cost import SECONDS
 from ..models.checkpoints import load_model, save_model
 from ..models.surgery import bare_encoder, first_layers
 from .fit import stretched
@@ -73,6 +74,7 @@ def plain_baselines(
         cut = cut_once(plan, 'l1_cut', teacher, shape, multiples=multiples)
         found['L1 pruning'] = plan.train('l1', stage, cut, changes, data)
     if 'l1-macs' in wanted:
-        cut = cut_once(plan, 'l1_macs_cut', teacher, shape, 100, multiples=multiples)
+        frames = round(SECONDS*load_model(teacher).frame_rate)   # of the clips that costs are told for
+        cut = cut_once(plan, 'l1_macs_cut', teacher, shape, frames, multiples=multiples)
         found['L1 pruning, same MACs'] = plan.train('l1_macs', stage, cut, changes, data)
     return found
