@@ -447,18 +447,8 @@ TWO_THINGS = ("2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\
               "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean")
 FOREIGN = 'the head in .*ctc.* writes by its own tokenizer.*another one was given'
 REFUSED = {   # what is wrong -> what a recipe is given in place of its layout's command, and what is told
-<<<<<<< HEAD
     'foreign tokenizer': (dict(teacher='/data/ctc'), FOREIGN),
     'no tokenizer, no test split': (UNNAMED, TWO_THINGS),
-=======
-    'foreign tokenizer': ({'teacher': '/data/ctc'},
-                          'the head in .*ctc.* writes by its own tokenizer.*another one was given'),
-    'no tokenizer, no test split': (
-        {'teacher': '/data/ctc_of_tutorials', 'tokenizer': '', 'data_layout': 'librispeech',
-         'data_folder': '/data/mini'},
-        ("2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\n)*"
-         "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean")),
->>>>>>> recipes
 }
 
 
