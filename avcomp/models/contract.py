@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['AVHUBERT_VOCAB', 'HEADS', 'STREAMS', 'INPUTS', 'DROPS', 'COUNTS', 'WIDTHS', 'RANGES', 'Output', 'Model',
-           'unfilled_model', 'choose_streams', 'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below',
-           'check_ranges']
+           'empty_weights', 'unfilled_model', 'choose_streams', 'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims',
+           'sizes_below', 'check_ranges']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 import torch
@@ -83,14 +84,19 @@ class Model(nn.Module):
         return lengths
 
 # %% ../../nbs/models/00_contract.ipynb #f82ae9b7
+@contextmanager
+def empty_weights():
+    "Dimensions that were cut away wholly have no weights to initialise: nothing to warn of."
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Initializing zero-element')
+        yield
+
 def unfilled_model(
     cls:type,         # class of a model
     config:Config,    # its config; dimensions may be empty
 )->nn.Module:         # on the `meta` device
     "The modules of a model and the shapes of their weights, without the weights."
-    with torch.device('meta'), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Initializing zero-element')   # of dimensions that were cut away wholly
-        return cls(config)
+    with torch.device('meta'), empty_weights(): return cls(config)
 
 # %% ../../nbs/models/00_contract.ipynb #9d6f51e1
 STREAMS = ('audio', 'video', 'wav')   # entries of a batch that carry sound or picture
