@@ -41,7 +41,7 @@ class _RelayBar(tqdm):
         self.leave = False
         super().close()      # tells the end, too
 
-MARK, RELAY = '\x02progress ', 'AVCOMP_RELAY'   # how such a line begins; the variable that a parent sets for its children
+MARK, RELAY = '\x02progress ', 'AVCOMP_RELAY'   # how such a line begins; what a parent sets for its children
 
 # %% ../nbs/00c_bars.ipynb #6bea7a73
 class Relayed:

@@ -10,6 +10,7 @@ import torch
 from torch import nn, Tensor
 from ..core import Config
 from .dims import Table, collect
+from ..models.contract import unfilled_model
 
 # %% ../../nbs/compress/01b_slicing.ipynb #882a98e1
 def rebuild_(
@@ -19,7 +20,7 @@ def rebuild_(
 ):
     "Turn a model into the one that `config` describes, in place; nothing is touched where `state` does not fit."
     trainable = {n: p.requires_grad for n, p in model.named_parameters()}
-    with torch.device('meta'): new = type(model)(config)
+    new = unfilled_model(type(model), config)
     new.load_state_dict(state, strict=True, assign=True)
     for n, p in new.named_parameters(): p.requires_grad_(trainable.get(n, True))
     new.train(model.training)

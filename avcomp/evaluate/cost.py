@@ -176,6 +176,6 @@ def standard_costs(
 )->dict[str, dict]:   # name -> params, macs, latency_ms, rtf, memory_mb, ratio
     "Size and cost of several models, by the protocol of all recipes."
     rates = {m.frame_rate for m in models.values()}
-    if len(rates) != 1: raise ValueError(f"models of one frame rate can be compared, got {sorted(rates)} frames a second")
+    if len(rates) != 1: raise ValueError(f"expected models of one frame rate, got {sorted(rates)} frames a second")
     rows = cost_table(models, round(SECONDS*rates.pop()), **TIMING)
     return {row['name']: {k: v for k, v in row.items() if k != 'name'} for row in rows}

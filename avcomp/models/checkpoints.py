@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 import avcomp.models.formats as formats
 from ..core import atomic_path, config_from_json, config_to_json
-from .contract import Model
+from .contract import Model, unfilled_model
 from .formats.checkpoint import Checkpoint, file_format, find_format, fit_state
 from .formats.pickles import read_pickle
 from .formats.weights import read_json, read_tensors
@@ -103,7 +103,7 @@ def with_head(
     "Keep less of a pre-training head."
     prefix = 'encoder.' if 'encoder' in found.config.__dataclass_fields__ else ''
     config = change(found.config, {f'{prefix}head': head})
-    with torch.device('meta'): want = config.model_cls(config).state_dict()
+    want = unfilled_model(config.model_cls, config).state_dict()
     parts = tuple(prefix+part for part in HEAD)
     state = {k: v for k, v in found.state.items() if k in want or not k.startswith(parts)}
     return replace(found, config=config, state=state)

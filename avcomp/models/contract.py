@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['AVHUBERT_VOCAB', 'HEADS', 'STREAMS', 'INPUTS', 'DROPS', 'COUNTS', 'WIDTHS', 'RANGES', 'Output', 'Model',
-           'choose_streams', 'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
+           'unfilled_model', 'choose_streams', 'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below',
+           'check_ranges']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
+import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 import torch
@@ -79,6 +81,16 @@ class Model(nn.Module):
     )->int|Tensor:            # frames of the encoder, of the same kind
         "Frames that the encoder makes of clips."
         return lengths
+
+# %% ../../nbs/models/00_contract.ipynb #f82ae9b7
+def unfilled_model(
+    cls:type,         # class of a model
+    config:Config,    # its config; dimensions may be empty
+)->nn.Module:         # on the `meta` device
+    "The modules of a model and the shapes of their weights, without the weights."
+    with torch.device('meta'), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Initializing zero-element')   # of dimensions that were cut away wholly
+        return cls(config)
 
 # %% ../../nbs/models/00_contract.ipynb #9d6f51e1
 STREAMS = ('audio', 'video', 'wav')   # entries of a batch that carry sound or picture

@@ -16,7 +16,7 @@ from ..settings import kind
 from .avhubert import AVHUBERT_SIZES
 from .avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from .checkpoints import load_model
-from .contract import Model
+from .contract import Model, unfilled_model
 from .hubert import HUBERT_SIZES
 
 # %% ../../nbs/models/12_surgery.ipynb #a71bb18b
@@ -167,7 +167,7 @@ def regularise_(
 )->Model:                      # the model
     "Set what training drops, in place; weights stay what and where they are, and nothing is drawn."
     config = regularised_config(model.config, settings)
-    with torch.device('meta'): twin = type(model)(config)
+    twin = unfilled_model(type(model), config)
     for path, built in twin.named_modules():
         own = model.get_submodule(path)
         for name in CARRIED:

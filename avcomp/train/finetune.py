@@ -24,7 +24,7 @@ from .task import Stage, Task, Training
 @kind('finetune')
 @dataclass(frozen=True)
 class Finetune(Task):
-    "Teach a model to transcribe (AV-HuBERT, Shi et al. 2022, section 3.3; wav2vec 2.0, Baevski et al. 2020, section 4.3)."
+    "Teach transcribing (AV-HuBERT, Shi et al. 2022, section 3.3; wav2vec 2.0, Baevski et al. 2020, section 4.3)."
     head_from:Source=''           # a fine-tuned model whose head and tokenizer to start from
     tokenizer:Source=''           # tokenizer.model file for a new head; never another one than that of the head
     decoder:str='base'            # without `head_from`: size of the new decoder of AV-HuBERT

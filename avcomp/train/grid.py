@@ -160,7 +160,7 @@ def over_seeds(
     rows:list[dict],     # from `grid_table`
     axes:list[str],      # parameters that differ, 'seed' among them or not
     columns:list[str],   # headings of numbers
-)->list[dict]:           # places on the other axes, 'runs', and (mean, spread) by column: None where a run has no number
+)->list[dict]:           # places on the other axes, 'runs', (mean, spread) by column; None where a run has no number
     "Means over seeds, and their standard deviations, which are None for a single run."
     others, places = [a for a in axes if a != 'seed'], {}
     for row in rows: places.setdefault(json.dumps([row[a] for a in others]), []).append(row)

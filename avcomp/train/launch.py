@@ -43,7 +43,8 @@ def run_command(
     threads:int,            # CPU threads of each of its processes
 ):
     "Run a command and pass on what it prints; an interrupt ends it too, a failure is told with its last lines."
-    env = os.environ | {RELAY: '1', 'OMP_NUM_THREADS': str(threads)}
+    own = {RELAY: '1', 'OMP_NUM_THREADS': str(threads)}
+    env = {'OMP_WAIT_POLICY': 'PASSIVE'} | os.environ | own   # threads that wait leave the core to others
     process, tail = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env), []
     RUNNING.add(process)
     try:

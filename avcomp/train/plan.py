@@ -34,10 +34,10 @@ class Plan:
     def __init__(self,
         out:str|Path,    # folder of the experiment
         data:Data,       # clips and noises, where a step names no others
-        run:Run=Run(),   # processes, machines
+        run:Run|None=None,   # processes, machines; None = this one
         seed:int=0,      # of every training that has none of its own
     ):
-        self.out, self.data, self.run_on, self.seed = Path(out), data, run, seed
+        self.out, self.data, self.run_on, self.seed = Path(out), data, run or Run(), seed
         self.steps, self.made = {}, {}   # name -> step; model folder made by work -> model that it resembles
 
     def train(self,
@@ -141,6 +141,7 @@ def ready(
     "What waits for nothing any more."
     return [n for n, s in plan.steps.items() if n not in started and set(s.needs) <= ended]
 
+# %% ../../nbs/train/15_plan.ipynb #5f84e44e
 @contextmanager
 def stopped_together(
     pool:ThreadPoolExecutor,   # whose threads start trainings

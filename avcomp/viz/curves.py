@@ -88,7 +88,7 @@ def wer_span(
 
 def result_rows(
     results:dict,      # model -> modality -> condition -> WER as in `wer_span`
-)->list[dict]:         # dicts with model, modality, kind, mark, level (None = clean), wer, and below and above of its bar
+)->list[dict]:         # dicts with model, modality, kind, mark, level (None = clean), wer, below and above
     "Nested results as flat rows, clean first, then by kind and rising level."
     rows = []
     for model, modalities in results.items():
@@ -137,8 +137,10 @@ def plot_robustness(
         for (model, modality), curve in wer_curves(rows, which).items():
             if modality not in (modalities or styles): continue
             x = [clean if r['level'] is None else r['level'] for r in curve]
-            ax.errorbar(x, [r['wer'] for r in curve], np.array([[r['below'], r['above']] for r in curve]).T, fmt=styles[modality],
-                        color=colors[model], capsize=3, label=f'{model} ({modality})' if which == kind else None)
+            bars = [[r[side] for r in curve] for side in ('below', 'above')]
+            name = f'{model} ({modality})' if which == kind else None
+            ax.errorbar(x, [r['wer'] for r in curve], bars, fmt=styles[modality], color=colors[model], capsize=3,
+                        label=name)
     ax.axvspan(clean - gap/2, clean + gap/2, color=GREY, alpha=0.4, lw=0)
     if mark is not None: ax.axvline(mark, color=COLORS[-1], lw=1, ls='-.')
     ax.set_xticks([*levels, clean], [*(f'{x:g}' for x in levels), 'clean'])
@@ -172,7 +174,8 @@ def plot_size_vs_wer(
         ax.errorbar(x, y, np.array([wer_span(r['wer'])[1:]]).T, fmt=marker, ms=8, color=colors[r['name']], capsize=3)
         offset, side = (-9, 'right') if x > 0.6*max(xs) else (9, 'left')
         ax.annotate(r['name'], (x, y), (offset, 0), textcoords='offset points', ha=side, va='center', fontsize=9)
-    ax.set(xlim=(0, 1.15*max(xs)), ylim=(0, 1.15*max(0.05, *(y + wer_span(r['wer'])[2] for r, y in zip(rows, ys)))), xlabel=label, ylabel='word error rate',
+    top = max(0.05, *(y + wer_span(r['wer'])[2] for r, y in zip(rows, ys)))
+    ax.set(xlim=(0, 1.15*max(xs)), ylim=(0, 1.15*top), xlabel=label, ylabel='word error rate',
            title='Lower left is better: small and accurate')
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)

@@ -13,7 +13,8 @@ from html import escape
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
-from .curves import wer_span, SIZES, condition_level, plot_robustness, plot_size_vs_wer, plot_training, result_rows
+from avcomp.viz.curves import (SIZES, condition_level, plot_robustness, plot_size_vs_wer, plot_training, result_rows,
+    wer_span)
 from .plots import figure_png, plot_gate_hist, plot_gates, plot_record, plot_sparsity, split_dim
 
 # %% ../../nbs/viz/02_widgets.ipynb #00dbb1e6
@@ -226,8 +227,8 @@ def size_explorer(
     def draw(size, modality, kind, condition): return plot_size_vs_wer(rows(modality, condition), size)
     def describe(size, modality, kind, condition):
         label, unit = SIZES[size]
-        return html_table({row['name']: {escape(label): f'{row[size]/unit:.3g}', 'WER': f"{wer_span(row['wer'])[0]:.1%}"}
-                           for row in rows(modality, condition)})
+        def cells(row): return {escape(label): f'{row[size]/unit:.3g}', 'WER': f"{wer_span(row['wer'])[0]:.1%}"}
+        return html_table({row['name']: cells(row) for row in rows(modality, condition)})
     kind, level = condition_controls(conditions)
     controls = dict(size=menu('size', sizes), modality=menu('modality', modalities), kind=kind, condition=level)
     return explorer(draw, controls, describe)

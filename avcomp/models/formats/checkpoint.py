@@ -9,9 +9,9 @@ __all__ = ['FORMATS', 'Checkpoint', 'state_faults', 'fit_state', 'Format', 'file
 from dataclasses import dataclass, field
 from pathlib import Path
 from collections.abc import Callable
-import torch
 from torch import nn, Tensor
 from ...core import Config
+from ..contract import unfilled_model
 
 # %% ../../../nbs/models/formats/01_checkpoint.ipynb #4a8dba65
 @dataclass
@@ -48,7 +48,7 @@ def fit_state(
 )->nn.Module:                  # the model on the meta device, ready to take the tensors
     "Build the skeleton of a model, or say which tensors do not fit it."
     try:
-        with torch.device('meta'): model = config.model_cls(config)
+        model = unfilled_model(config.model_cls, config)
     except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as e:
         raise ValueError(f"{source} has a config that no model can be built from: {e}") from e
     faults = {kind: found for kind, found in state_faults(model.state_dict(), state, names).items() if found}
