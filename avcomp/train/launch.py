@@ -16,7 +16,7 @@ from ..settings import KINDS
 from .engine import finished, run
 from .job import Job, Run, kinds_in, read_job
 
-# %% ../../nbs/train/10_launch.ipynb #2da44642
+# %% ../../nbs/train/10_launch.ipynb #1f975059
 def command_of(
     job:Job,      # what to do
 )->list[str]:     # the command
@@ -35,6 +35,7 @@ def torchrun_command(
     return [sys.executable, '-m', 'torch.distributed.run', *where, f'--nproc-per-node={job.run.devices}',
             *command_of(job)[1:]]
 
+# %% ../../nbs/train/10_launch.ipynb #0a939b5e
 RUNNING = set()   # commands of this process that have not ended
 
 def run_command(
