@@ -94,12 +94,13 @@ def difference_in_words(
     where:str='',      # condition, such as 'in clean speech'
 )->str:                # a sentence in Markdown
     "What an interval allows to say."
+    name = name[:1].upper() + name[1:]
     span = f"{points(more.value)} points, 95 % interval {points(more.low)} to {points(more.high)}"
     where = f' {where}' if where else ''
     if more.low > 0: return f'**{name} makes more errors than {other}{where}** ({span}).'
     if more.high < 0: return f'**{name} makes fewer errors than {other}{where}** ({span}).'
     bound = max(abs(more.low), abs(more.high))
-    return f'No difference of {name} and {other}{where} can be told ({span}): it is at most {100*bound:.1f} points.'
+    return f'{name} and {other}: no difference{where} can be told ({span}); it is at most {100*bound:.1f} points.'
 
 # %% ../../nbs/evaluate/01b_intervals.ipynb #0e8f68d6
 def mean_and_spread(

@@ -86,10 +86,10 @@ def summary_table(
     shown:list[tuple[str, str]],     # (modality, condition) of the rates to show
 )->str:                              # in Markdown
     "Size, cost and word error rates of several models."
-    head = ['model', 'parameters', f'MACs, {SECONDS:g} s', 'time, one core', 'memory', *(in_words(*s) for s in shown)]
+    head = ['model', 'parameters', f'MACs, {SECONDS:g} s', 'time, one core', *(in_words(*s) for s in shown)]
     rows = []
     for name, c in costs.items():
-        cost = [f"{c['params']/1e6:,.2f} M", f"{c['macs']/1e6:,.0f} M", f"{c['ratio']:.0%}", f"{c['memory_mb']:.0f} MB"]
+        cost = [f"{c['params']/1e6:,.2f} M", f"{c['macs']/1e6:,.0f} M", f"{c['ratio']:.0%}"]
         rows.append([name, *cost, *(percent(wers[name].get(m, {}).get(c)) for m, c in shown)])
     return markdown_table(head, rows)
 

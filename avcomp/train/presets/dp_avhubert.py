@@ -71,11 +71,11 @@ GATED = {'methods.gates.multiples': (('conv', 16),), 'methods.gates.lr': 0.2, 'm
 MERGED = {'methods.merge.step': 20}
 
 TINY = {
-    'pruning': tiny(BASE['pruning'], 150, 20, 360, ROBUST | SHALLOW | GATED),
-    'merging': tiny(BASE['merging'], 150, 20, 360, ROBUST | SHALLOW | MERGED),
-    'pruning+merging': tiny(BASE['pruning+merging'], 150, 20, 360, ROBUST | SHALLOW | GATED | MERGED),
+    'pruning': tiny(BASE['pruning'], 120, 20, 360, ROBUST | SHALLOW | GATED),
+    'merging': tiny(BASE['merging'], 120, 20, 360, ROBUST | SHALLOW | MERGED),
+    'pruning+merging': tiny(BASE['pruning+merging'], 120, 20, 360, ROBUST | SHALLOW | GATED | MERGED),
     'distill': tiny(BASE['distill'], 40, 10, 360, ROBUST | SHALLOW),
-    'finetune': tiny(BASE['finetune'], 100, 20, 360, ROBUST | {'fit.clip_norm': 5., 'task.freeze_updates': 0,
+    'finetune': tiny(BASE['finetune'], 80, 20, 360, ROBUST | {'fit.clip_norm': 5., 'task.freeze_updates': 0,
                                                                'task.ctc_weight': 0.3, 'task.decoder': 'tiny'}),
     'pretrain': tiny(BASE['pretrain'], 600, 60, 800),
 }
