@@ -171,12 +171,12 @@ def plot_size_vs_wer(
     xs, ys = [r[size]/unit for r in rows], [wer_span(r['wer'])[0] for r in rows]
     ax = new_axes(ax, 7, 3.8)
     for r, x, y, marker in zip(rows, xs, ys, cycle('osD^vP')):
-        ax.errorbar(x, y, np.array([wer_span(r['wer'])[1:]]).T, fmt=marker, ms=8, color=colors[r['name']], capsize=3)
-        offset, side = (-9, 'right') if x > 0.6*max(xs) else (9, 'left')
-        ax.annotate(r['name'], (x, y), (offset, 0), textcoords='offset points', ha=side, va='center', fontsize=9)
+        ax.errorbar(x, y, np.array([wer_span(r['wer'])[1:]]).T, fmt=marker, ms=8, color=colors[r['name']], capsize=3,
+                    alpha=0.8, label=r['name'])
     top = max(0.05, *(y + wer_span(r['wer'])[2] for r, y in zip(rows, ys)))
     ax.set(xlim=(0, 1.15*max(xs)), ylim=(0, 1.15*top), xlabel=label, ylabel='word error rate',
            title='Lower left is better: small and accurate')
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
+    ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return ax
