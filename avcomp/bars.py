@@ -28,7 +28,7 @@ class _LogBar(tqdm):
         if self.disable: return    # switched off, or closed before
         line, self.leave = final_line(self), False
         super().close()
-        print(line, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 # %% ../nbs/00c_bars.ipynb #69c9ac4e
 class _RelayBar(tqdm):

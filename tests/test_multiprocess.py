@@ -103,7 +103,7 @@ def test_gates_in_two_processes(job, tmp_path, capfd):
     assert len(list((tmp_path/'two'/'tensorboard').glob('events*'))) == 1
     params = sum(p.numel() for p in load_model(tmp_path/'two'/'model').parameters())
     assert params == report['methods']['gates']['params'][1]
-    assert 'two: 4 in ' in capfd.readouterr().out                         # the progress of the processes comes through
+    assert 'two: 4 in ' in capfd.readouterr().err                         # the progress of the processes comes through
     assert launch(two) == report and 'skipped' in capfd.readouterr().out
 
 def test_failure_in_a_process_is_told(job, tmp_path):

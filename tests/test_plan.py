@@ -29,7 +29,7 @@ def test_side_by_side(plan, tmp_path, capfd, monkeypatch):
     for name in alone:
         a, b = (weights(tmp_path/which/name) for which in ('alone', 'together'))
         assert all(torch.equal(a[k], b[k]) for k in a)
-    told = capfd.readouterr().out
+    told = capfd.readouterr().err
     assert all(f'{name}: 6 in ' in told for name in alone)                # one line each, here and from processes
     assert plan(tmp_path/'together').reports(at_once=2) == together and capfd.readouterr().out.count('skipped') == 3
 
