@@ -39,4 +39,4 @@ def test_failure_stops_the_others(plan, tmp_path):
     with pytest.raises(RuntimeError, match='nowhere'): broken.reports(at_once=3)
     assert not RUNNING and not any(map(finished, broken.jobs.values()))
     with pytest.raises(ValueError, match="has a step 'joint' already"):
-        broken.train('joint', broken.jobs['joint'].stage, tmp_path)
+        broken.train('joint', broken.jobs['joint'].stage, tmp_path/'nowhere')
