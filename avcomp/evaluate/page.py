@@ -73,7 +73,6 @@ def still_notebook(
         if cell.cell_type == 'code':
             cell.metadata['jupyter'] = {'source_hidden': True}
             cell.outputs, cell.execution_count = [o for o in cell.outputs if stands_still(o)], None
-            for o in cell.outputs: o.pop('execution_count', None) if o.output_type != 'execute_result' else None
         still.cells.append(cell)
     return still
 
