@@ -96,8 +96,7 @@ def random_clips(
         audio=lambda: (frames, model.bare.config.audio_dim),
         video=lambda: (frames, 88, 88),
         wav=lambda: (num_samples(model, frames),))
-    weight = next(model.parameters())
-    return {m: torch.randn(batch_size, *shapes[m]()).to(weight) for m in modalities or streams}
+    return {m: torch.randn(batch_size, *shapes[m]()).to(model.like) for m in modalities or streams}
 
 # %% ../../nbs/evaluate/02_cost.ipynb #2c5f8c77
 @dataclass(frozen=True)

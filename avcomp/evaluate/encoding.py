@@ -76,7 +76,7 @@ def encode_long(
     step, around = round(seconds*model.frame_rate), round(context*model.frame_rate)
     if step < 1 or around < 0:
         raise ValueError(f"expected seconds of one frame or more and context >= 0, got {seconds=} and {context=}")
-    hop, p = SAMPLE_RATE//model.frame_rate, next(model.parameters())
+    hop, p = SAMPLE_RATE//model.frame_rate, model.like
     with ExitStack() as stack:
         samples, part = open_parts(wav, stack)
         total = model.num_frames(samples)

@@ -58,7 +58,7 @@ def video_features(
     batch:dict,        # from `collate`
 )->Tensor:             # (B, T, D) on the CPU, zeros where padded
     "What the video front-end makes of a batch."
-    p = next(model.parameters())
+    p = model.like
     y = model.bare.video(batch['video'].to(p), batch['padding_mask'].to(p.device)).cpu()
     return y.masked_fill(batch['padding_mask'][..., None], 0)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AVHUBERT_VOCAB', 'HEADS', 'STREAMS', 'INPUTS', 'DROPS', 'COUNTS', 'WIDTHS', 'RANGES', 'Output', 'Model',
-           'empty_weights', 'unfilled_model', 'choose_streams', 'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims',
-           'sizes_below', 'check_ranges']
+           'empty_weights', 'unfilled_model', 'check_float', 'choose_streams', 'batch_inputs', 'per_frame',
+           'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
 import warnings
@@ -15,6 +15,7 @@ from numbers import Integral, Real
 import torch
 from torch import nn, Tensor
 from ..core import Config, Vocab, Weight
+from .int8 import int8_linears_
 
 # %% ../../nbs/models/00_contract.ipynb #558f5172
 @dataclass
@@ -73,6 +74,11 @@ class Model(nn.Module):
         "The layers of the encoder and their final norm."
         return self.bare.encoder
 
+    @property
+    def like(self)->Tensor:
+        "One of its weights that is no integer: the device and the precision of what it reads."
+        return next(p for p in self.parameters() if p.is_floating_point())
+
     def encode(self, *args, **inputs)->Output:
         "Encode clips; takes what `forward` of the bare encoder takes."
         return self(*args, **inputs)
@@ -96,7 +102,19 @@ def unfilled_model(
     config:Config,    # its config; dimensions may be empty
 )->nn.Module:         # on the `meta` device
     "The modules of a model and the shapes of their weights, without the weights."
-    with torch.device('meta'), empty_weights(): return cls(config)
+    with torch.device('meta'), empty_weights(): model = cls(config)
+    int8_linears_(model, config.int8_from)
+    return model
+
+def check_float(
+    model:nn.Module,   # what is to be changed
+    what:str,          # is to be done with it, for the message
+)->nn.Module:          # the model
+    "Raise an error for a model whose weights are integers."
+    if names := [name for name, p in model.named_parameters() if not p.is_floating_point()]:
+        raise ValueError(f"{what} needs weights in floating point, and {len(names)} of this model are int8 "
+                         f"({names[0]}, ...); quantize_dynamic_ comes last: take the model from before it")
+    return model
 
 # %% ../../nbs/models/00_contract.ipynb #9d6f51e1
 STREAMS = ('audio', 'video', 'wav')   # entries of a batch that carry sound or picture
@@ -166,7 +184,7 @@ def sizes_below(
 # %% ../../nbs/models/00_contract.ipynb #9237d839
 DROPS = ('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 'final_dropout', 'layerdrop',
     'decoder_dropout', 'decoder_attention_dropout', 'decoder_activation_dropout')
-COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers')   # 0 has a meaning there
+COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers', 'int8_from')   # 0 has a meaning there
 WIDTHS = ('embed_dim', 'ffn_dim', 'num_heads', 'audio_dim', 'video_widths', 'pos_kernel', 'pos_groups', 'num_classes',
     'final_dim', 'conv_kernel', 'conv_dims', 'conv_kernels', 'conv_strides', 'num_buckets', 'max_distance')
 RANGES = (   # fields, type of their values or entries, test, what the message says

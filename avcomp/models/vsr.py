@@ -110,5 +110,5 @@ class VSR(Recogniser):
         maps:bool=False,                  # also return the attention maps
     )->Output:                            # hidden states, last
         "Encode clips."
-        video, padding_mask = check_clips(video, lengths, padding_mask, self.video.proj.weight)
+        video, padding_mask = check_clips(video, lengths, padding_mask, self.like)
         return self.encoder(self.video(video, padding_mask), padding_mask, maps)
