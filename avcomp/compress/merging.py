@@ -99,6 +99,7 @@ class Merging(Method):
     step:Updates = 2500        # updates between merges, > 0
     warmup:Updates = 0         # updates until merging is complete; 0 = from the start
     order:ClassVar[int] = 20   # gates sit on projections and are cut before these collapse
+    reshapes:ClassVar[bool] = True
 
     def __post_init__(self):
         check_choices(self, projections=MERGE_KINDS)
