@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'CARRIED', 'has_field', 'new_encoder', 'reinitialised', 'check_bare', 'bare_encoder', 'first_layers',
-           'lend_head_', 'with_new_head', 'mask_embedding_', 'Regularisation', 'regularised_config', 'regularise_']
+           'lend_head_', 'head_config', 'with_new_head', 'mask_embedding_', 'Regularisation', 'regularised_config',
+           'regularise_']
 
 # %% ../../nbs/models/12_surgery.ipynb #031d5805
 from dataclasses import asdict, dataclass, fields, replace
 import torch
 from torch import nn
-from sentencepiece import SentencePieceProcessor
 from ..core import Config
+from ..pieces import vocab_of, vocab_size_of
 from ..settings import kind
 from .avhubert import AVHUBERT_SIZES
 from .avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from .checkpoints import load_model
-from .contract import Model, empty_weights, unfilled_model
+from .contract import HEADS, Model, empty_weights, unfilled_model
 from .hubert import HUBERT_SIZES
+from .vsr import VSR_SIZES
 
 # %% ../../nbs/models/12_surgery.ipynb #a71bb18b
-SIZES = AVHUBERT_SIZES | HUBERT_SIZES   # encoders that can be made from nothing: name -> config
+SIZES = AVHUBERT_SIZES | HUBERT_SIZES | {   # encoders that can be made from nothing: name -> config
+    f'vsr_{size}': config for size, config in VSR_SIZES.items()}
 
 def has_field(
     config:Config,   # of a model
@@ -59,8 +62,8 @@ def check_bare(
 
 def bare_encoder(
     path:str,     # model folder or checkpoint, pre-trained or fine-tuned; or a size for a new encoder
-)->Model:         # without pre-training head and without decoder
-    "The bare encoder of a model; a CTC head that is part of it stays."
+)->Model:         # without pre-training head, and without a decoder around it
+    "The bare encoder of a model; heads that are part of it stay."
     return new_encoder(path, head='none') if path in SIZES else load_model(path, head='none').bare
 
 def first_layers(
@@ -93,9 +96,19 @@ def lend_head_(
     if donor.bare is not donor:
         donor.encoder = encoder
         return donor
-    encoder.ctc_head, encoder.tokenizer_proto = donor.ctc_head, donor.tokenizer_proto
-    encoder.config = replace(encoder.config, vocab_size=donor.config.vocab_size)
+    for name in HEADS: setattr(encoder, name, donor.heads.get(name))
+    encoder.tokenizer_proto, encoder.config = donor.tokenizer_proto, head_config(encoder.config, donor.config)
     return encoder
+
+def head_config(
+    config:Config,   # of an encoder whose family has heads of its own
+    donor:Config,    # of a model of the same family
+)->Config:           # the encoder of the one with the heads of the other
+    "What of a config describes heads: the classes, and all that is the decoder's."
+    told = {f.name: getattr(donor, f.name) for f in fields(config)
+            if f.name == 'vocab_size' or f.name.startswith('decoder_')}
+    def of_decoder(c, whether): return {k: n for k, n in c.sizes.items() if k.startswith('decoder.') == whether}
+    return replace(config, **told, sizes=of_decoder(config, False) | of_decoder(donor, True))
 
 def with_new_head(
     encoder:Model,            # a bare encoder
@@ -104,11 +117,14 @@ def with_new_head(
     ctc:bool=False,           # AV-HuBERT: a CTC head beside the decoder; models of waveforms have no other head
 )->Model:                     # of the encoder's shape with random weights, a head and the tokenizer: lend its head
     "What `lend_head_` takes a new head from."
-    vocab_size = SentencePieceProcessor(model_proto=tokenizer_proto).vocab_size()
+    vocab_size, vocab = vocab_size_of(tokenizer_proto), vocab_of(tokenizer_proto)
     if has_field(encoder.config, 'vocab_size'): model = reinitialised(encoder, vocab_size=vocab_size)
     else: model = AVHubertS2S(avhubert_s2s_config(decoder_size, encoder.config, vocab_size=vocab_size, ctc=ctc))
     model.tokenizer_proto = tokenizer_proto
-    return model
+    if model.vocab == vocab: return model
+    raise ValueError(f"the tokenizer has the special ids {vocab}, but a model of family {model.family!r} with "
+                     f"{vocab_size} classes has {model.vocab}; lip readers need a tokenizer with units, made by "
+                     "avcomp.data.units, and all others one without")
 
 # %% ../../nbs/models/12_surgery.ipynb #d76d6d98
 def mask_embedding_(
@@ -159,7 +175,7 @@ def regularised_config(
     return replace(config, **own, **({'encoder': regularised_config(config.encoder, settings)} if nested else {}))
 
 # %% ../../nbs/models/12_surgery.ipynb #50f43746
-CARRIED = 'dropout', 'activation_dropout', 'layerdrop'   # numbers that modules keep
+CARRIED = 'dropout', 'activation_dropout', 'input_dropout', 'layerdrop'   # numbers that modules keep
 
 def regularise_(
     model:Model,               # of any family, with or without gates
