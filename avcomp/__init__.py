@@ -16,6 +16,7 @@ PUBLIC = {   # module: its public names
     'models.avhubert': 'AVHubert AVHubertConfig avhubert_config',
     'models.avhubert_s2s': 'AVHubertS2S AVHubertS2SConfig avhubert_s2s_config',
     'models.hubert': 'Hubert Wav2Vec2 WavLM HubertConfig Wav2Vec2Config WavLMConfig hubert_config',
+    'models.vsr': 'VSR VSRConfig vsr_config',
     'models.checkpoints': 'load_model save_model',
     'models.formats.huggingface_writing': 'to_transformers',
     'models.formats.dphubert_writing': 'save_dphubert',

@@ -21,7 +21,7 @@ class Dim:
     "A dimension that may shrink, owned by the module that states it."
     name:str        # local name, such as 'ffn'
     size:int        # current number of entries
-    unit:str        # what one entry is, in reports and in `gate_`: 'conv', 'head', 'ffn', 'attn_layer', 'ffn_layer'
+    unit:str        # what one entry is, in reports and in `gate_`, such as 'conv', 'head', 'ffn', 'attn_layer'
     min_size:int=0  # entries that always stay: 1 where an empty dimension would cut the network in two
 
 @dataclass(frozen=True)

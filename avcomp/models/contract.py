@@ -174,10 +174,11 @@ def sizes_below(
     return lambda name, default: size(f'{path}.{name}', default)
 
 # %% ../../nbs/models/00_contract.ipynb #9237d839
-DROPS = ('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 'final_dropout', 'layerdrop')
-COUNTS = ('num_layers', 'head_dim', 'vocab_size')   # 0 has a meaning there
+DROPS = ('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 'final_dropout', 'layerdrop',
+    'decoder_dropout', 'decoder_attention_dropout', 'decoder_activation_dropout')
+COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers')   # 0 has a meaning there
 WIDTHS = ('embed_dim', 'ffn_dim', 'num_heads', 'audio_dim', 'video_widths', 'pos_kernel', 'pos_groups', 'num_classes',
-    'final_dim', 'conv_dims', 'conv_kernels', 'conv_strides', 'num_buckets', 'max_distance')
+    'final_dim', 'conv_kernel', 'conv_dims', 'conv_kernels', 'conv_strides', 'num_buckets', 'max_distance')
 RANGES = (   # fields, type of their values or entries, test, what the message says
     (DROPS, Real, lambda v: 0 <= v < 1, 'a number in [0, 1)'),
     (('frontend_grad',), Real, lambda v: 0 <= v <= 1, 'a number in [0, 1]'),

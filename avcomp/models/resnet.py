@@ -23,13 +23,14 @@ def channels_last_(
         if isinstance(m, nn.Conv2d): m.weight.data = m.weight.data.contiguous(memory_format=torch.channels_last)
 
 def fold_bn(
-    weight:Tensor,                # (C', C, k, k) or (C', C, 5, k, k)
-    bn:nn.BatchNorm2d,            # over C' channels
-)->tuple[Tensor, Tensor]:         # folded weight, of the shape and order of `weight`; bias (C',)
+    conv:nn.Module,               # a convolution to C' channels, over 1, 2 or 3 axes
+    bn:nn.Module,                 # the batch norm that follows
+)->tuple[Tensor, Tensor]:         # folded weight, of the shape and order of the convolution's; bias (C',)
     "One convolution that does what a convolution and an eval-mode batch norm do."
     scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-    bias = torch.addcmul(bn.bias, scale, bn.running_mean, value=-1)
-    return weight * scale.view(-1, *[1]*(weight.dim() - 1)), bias
+    mean = bn.running_mean if conv.bias is None else bn.running_mean - conv.bias
+    bias = torch.addcmul(bn.bias, scale, mean, value=-1)
+    return conv.weight * scale.view(-1, *[1]*(conv.weight.dim() - 1)), bias
 
 def conv_bn(
     x:Tensor,                         # (N, C, H, W), or (B, 1, T, H, W) for the stem
@@ -41,7 +42,7 @@ def conv_bn(
 )->Tensor:                            # (N, C', H/stride, W/stride)
     "Convolution, then batch norm; a single convolution in eval mode."
     folded = {} if folded is None else folded
-    if not bn.training and bn not in folded: folded[bn] = fold_bn(conv.weight, bn)
+    if not bn.training and bn not in folded: folded[bn] = fold_bn(conv, bn)
     weight, bias = (conv.weight, None) if bn.training else folded[bn]
     convolve = F.conv2d if x.dim() == 4 else F.conv3d
     y = images(convolve(x, weight, bias, conv.stride, padding or conv.padding))
