@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'UNITS', 'UNKNOWN', 'CASES', 'AVHUBERT_VOCAB', 'varint', 'field', 'read_varint', 'fields_of', 'Units',
-           'with_units', 'units_of', 'vocab_size_of', 'vocab_of']
+           'with_units', 'units_of', 'vocab_of']
 
 # %% ../nbs/00d_pieces.ipynb #f0ad6fa4
 import json, struct
@@ -98,14 +98,6 @@ def units_of(
 
 # %% ../nbs/00d_pieces.ipynb #22687a40
 AVHUBERT_VOCAB = Vocab(blank=0, pad=1, sos=2, eos=2)   # of fairseq's dictionaries: <s>, <pad>, </s>
-
-def vocab_size_of(
-    proto:bytes,   # serialized SentencePiece model, with units or without
-)->int:            # classes of a head, the special ones included
-    "How many classes a model has that writes with a tokenizer."
-    from sentencepiece import SentencePieceProcessor
-    units = units_of(proto)
-    return len(units.pieces) + 2 if units else SentencePieceProcessor(model_proto=proto).vocab_size()
 
 def vocab_of(
     proto:bytes,   # serialized SentencePiece model, with units or without

@@ -10,8 +10,8 @@ import io
 import sentencepiece
 from pathlib import Path
 from collections.abc import Iterable
-from ..core import Vocab, atomic_path
-from ..pieces import CASES, UNKNOWN, Units, units_of, vocab_of
+from ..core import atomic_path
+from ..pieces import CASES, UNKNOWN, units_of, vocab_of
 
 # %% ../../nbs/data/09_tokens.ipynb #7305d0d3
 BOS, PAD, EOS, UNK = 0, 1, 2, 3             # ids of <s>, <pad>, </s>, <unk>

@@ -181,5 +181,7 @@ def stage_dims(
         first, readers = f'stage{s}.0', [f'stage{s+1}.0.conv1', f'stage{s+1}.0.down_conv'] if s < 4 else ['proj']
         summed = [f'{norm}.{t}' for norm in ('bn2', 'down_bn') for t in ('weight', 'bias')]
         before = summed if stage[0].out_scale is None else ['out_scale']
-        yield GatePoint(f'{first}.out_gate', out, 1, tuple((f'{first}.{t}', 0) for t in before))
-        yield GatePoint(f'stage{s}.1.out_gate', out, 1, tuple((f'{reader}.weight', 1) for reader in readers))
+        read = tuple((f'{reader}.weight', 1) for reader in readers)
+        unread = ((f'stage{s}.1.conv1.weight', 1), *read)   # then it does not matter what the shortcut carries on
+        yield GatePoint(f'{first}.out_gate', out, 1, tuple((f'{first}.{t}', 0) for t in before), (unread,))
+        yield GatePoint(f'stage{s}.1.out_gate', out, 1, read)

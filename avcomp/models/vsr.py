@@ -16,7 +16,7 @@ from .contract import Output, check_ranges, sizes_below
 from .decoder import ESPNET, Decoder
 from .frontends import VideoFrontend
 from .inputs import check_clips, check_wavs, normalize
-from .recogniser import Recogniser
+from .recogniser import AUTO_AVSR, Recogniser
 from .wav_frontend import WavResNet
 
 # %% ../../nbs/models/06b_vsr.ipynb #d2b8be8f
@@ -32,7 +32,7 @@ class VSRConfig(Config):
     conv_kernel:int=31             # taps of the convolutions over time, odd
     shared:str=''                  # merged projections: '', 'QKV', 'QK', 'QV', 'KV'
     video_widths:tuple[int, ...]=(64, 128, 256, 512)   # channels of the four stages of the video ResNet
-    video_stride:int=2             # of its stem over pixels
+    video_stride:int=2             # of its stem over pixels: 2 as published, 4 or 8
     wav_widths:tuple[int, ...]=(64, 128, 256, 512)     # channels of the four stages of the waveform ResNet
     vocab_size:int=5049            # classes V, from CTC's blank to the end of sentence; 0 = no head at all
     decoder_layers:int=6           # 0 = no decoder, CTC only
@@ -55,7 +55,7 @@ def check_vsr(
 ):
     "Raise an error that names the first field that does not fit."
     c = config
-    check_choices(c, stream=('video', 'wav'), video_stride=(2, 4))
+    check_choices(c, stream=('video', 'wav'), video_stride=(2, 4, 8))
     check_ranges(c)
     for name, widths in dict(video_widths=c.video_widths, wav_widths=c.wav_widths).items():
         if len(widths) != 4: raise ValueError(f"{name} has one entry for each of four stages, got {widths}")
@@ -116,7 +116,7 @@ class VSRWeights(Recogniser):
 @register_family('vsr', VSRConfig)
 class VSR(VSRWeights):
     "Visual speech recogniser (Ma et al. 2023, section 2), or its twin that hears."
-    frame_rate = 25
+    frame_rate, search = 25, AUTO_AVSR
 
     @property
     def inputs(self)->tuple[str, ...]:
