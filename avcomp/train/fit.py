@@ -71,6 +71,9 @@ class Fit:
     optimizer:Optimizer=AdamW()     # learning rates, moments, decay
     schedule:Schedule=Linear()      # of all learning rates
     keep:tuple[Updates, ...]=()     # points, in `unit`, whose weights are kept for rewinding; 0 = before the first
+    average:int=0                   # points at the end whose mean is the model; 0 = the weights of the last update
+    average_every:Updates=1         # from one of these points to the next, in `unit`
+    sync_batchnorm:bool=False       # batch statistics of all processes together, on GPUs; False = of each alone
 
     def __post_init__(self):
         if self.unit not in UNITS: raise ValueError(f"unit is one of {UNITS}, got {self.unit!r}")
@@ -79,6 +82,9 @@ class Fit:
                              f"got {self.updates=}, {self.batches=}, {self.max_frames=}")
         if outside := [n for n in self.keep if not 0 <= n <= self.updates]:
             raise ValueError(f"keep names points of training between 0 and {self.updates}, got {outside}")
+        if self.average < 0 or self.average_every < 1:
+            raise ValueError("average is a number of points, at least 0, and average_every at least 1, "
+                             f"got {self.average=}, {self.average_every=}")
         self.schedule.factor(1, self.updates)   # a schedule that cannot be is an error now, not at the first update
 
     def factor(self,
@@ -86,6 +92,11 @@ class Fit:
     )->float:    # factor on all learning rates
         "The learning rate schedule of this fit."
         return self.schedule.factor(n, self.updates)
+
+    @property
+    def averaged(self)->tuple[int, ...]:
+        "The points of training, rising, whose weights are averaged; fewer than asked for where it is too short."
+        return tuple(range(self.updates, 0, -self.average_every)[:self.average])[::-1]
 
 # %% ../../nbs/train/02_fit.ipynb #21d28734
 def stretched(
