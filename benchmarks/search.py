@@ -57,7 +57,8 @@ def clips_of(B, T, V, D, device):
     "Encoded clips, and frames of which one in six says a token, as those of a trained CTC head do."
     x = torch.randn(B, T, V, device=device)
     x[..., 0] += 14
-    x[:, ::6] += torch.zeros_like(x[:, ::6]).scatter_(2, torch.randint(1, V-1, (B, len(x[0, ::6]), 1), device=device), 16)
+    said = torch.randint(1, V-1, (B, len(x[0, ::6]), 1), device=device)
+    x[:, ::6] += torch.zeros_like(x[:, ::6]).scatter_(2, said, 16)
     return Output([], torch.randn(B, T, D, device=device)), x.log_softmax(-1)
 
 def timed(times):

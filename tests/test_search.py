@@ -86,7 +86,7 @@ def joint(seed, T=8, V=7, batch=2):
 
 @pytest.mark.parametrize('seed', range(6))
 def test_equals_a_plain_search(seed):
-    "One hypothesis at a time, as the benchmark has it: same texts and scores, for beams, weights, limits and penalties."
+    "One hypothesis at a time, as in the benchmark: same texts and scores, for any beam, weight, limit and penalty."
     bigrams, x = joint(seed)
     vocab = Vocab(blank=0, pad=-1, sos=6, eos=6)
     valid = torch.arange(8) < torch.tensor([[8], [5]])
@@ -113,7 +113,7 @@ def test_edges():
     says = torch.tensor([[0., 9, 0, 0, 0]])
     assert look(says[None], even)[0].tokens == (1, 4)                                  # T = 1
     wants = torch.tensor([[0., 9, 0, 0, 0]]).expand(5, 5)                              # a decoder that repeats itself
-    found = look(says.expand(1, 4, 5), wants, 5)                                       # four frames hold 1 twice at most
+    found = look(says.expand(1, 4, 5), wants, 5)                                       # 1 fits twice in four frames
     assert max(h.tokens.count(1) for h in found) == 2 and all(math.isfinite(h.score) for h in found)
     spans = ctc_spans(torch.zeros(1, 4, 5), torch.ones(1, 4, dtype=torch.bool), [(1, 1), (1, 1, 1)], [0, 0], 0)
     assert len(spans[0]) == 2 and spans[1] == ()

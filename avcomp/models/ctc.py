@@ -127,7 +127,7 @@ class CTCScorer(ClipScorer):
         self.vocab, self.log_probs = vocab, blank_padding(log_probs, valid, vocab.blank)
 
     def start(self, num_texts):
-        "Of a clip it knows probabilities (T, V) but no blanks, their logarithms, and blanks summed; of a text n, b, psi."
+        "Of clips it knows probabilities (no blanks), their logarithms, and blanks summed; of texts n, b and psi."
         x, blank = self.log_probs, self.vocab.blank
         blanks = summed(x[..., blank])
         b = blanks.repeat_interleave(num_texts//len(x), 0)
