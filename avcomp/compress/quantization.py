@@ -187,27 +187,31 @@ def quantize_(
 
 # %% ../../nbs/compress/06_quantization.ipynb #c49f3a5f
 class QuantizedCopy(nn.Module):
-    "The quantized copy Z of a weight, and what the weight is pulled to, Z - U."
+    "The quantized copy Z of a weight, and what the weight is pulled to, Z - U; no buffers, which are sent around."
     def __init__(self,
-        codebook:Codebook,   # of the weight; its values become 2^bits by repeating the last
-        bits:int,            # of a weight
+        codebook:Codebook,   # of the weight
     ):
         super().__init__()
-        self.bits = bits
-        for name in ('values', 'codes', 'target'): self.register_buffer(name, None)
-        self.take_(codebook, codebook.decode())
+        self.state = codebook.values, codebook.codes, codebook.decode()
 
-    def take_(self, codebook, target):
-        values = codebook.values
-        self.values = torch.cat([values, values[-1:].expand(2**self.bits - len(values))])
-        self.codes, self.target = codebook.codes, target
+    @property
+    def target(self)->Tensor: return self.state[2]
+
+    def get_extra_state(self): return self.state
+
+    def set_extra_state(self, state): self.state = tuple(t.to(self.target.device) for t in state)
+
+    def _apply(self, fn, recurse=True):   # to another device
+        self.state = tuple(map(fn, self.state))
+        return super()._apply(fn, recurse)
 
     def quantized(self)->Tensor:
         "Z."
-        return Codebook(self.values, self.codes).decode()
+        return Codebook(*self.state[:2]).decode()
 
     def step_(self,
         weight:Tensor,               # W
+        bits:int,                    # of a weight
         generator:torch.Generator,   # for the first values of k-means
         **kwargs,                    # further arguments of `kmeans_1d`
     ):
@@ -215,8 +219,8 @@ class QuantizedCopy(nn.Module):
         old = self.quantized()
         free = weight + old - self.target                               # W + U
         free = free.masked_fill_(zeros_of(old) | zeros_of(weight), 0)   # what was pruned, before or just now
-        book = make_codebook(free, self.bits, generator, **kwargs)
-        self.take_(book, 2*book.decode() - free)
+        book = make_codebook(free, bits, generator, **kwargs)
+        self.state = book.values, book.codes, 2*book.decode() - free
 
 # %% ../../nbs/compress/06_quantization.ipynb #9bd49c95
 @kind('quantize')
@@ -259,7 +263,7 @@ class Quantizing(Running):
         self.settings, self.seed, self.weights = settings, seed, quantizable(model)
         self.kmeans = dict(iterations=settings.iterations, tol=settings.tol)
         books = make_codebooks(self.weights, settings.bits, seed, **self.kmeans)
-        self.copies = nn.ModuleList(QuantizedCopy(books[name], settings.bits) for name in self.weights)
+        self.copies = nn.ModuleList(QuantizedCopy(books[name]) for name in self.weights)
 
     def pairs(self): return list(zip(self.weights.values(), self.copies))
 
@@ -271,7 +275,7 @@ class Quantizing(Running):
     def after(self, update):
         if update % self.settings.every: return
         generator = torch.Generator().manual_seed(self.seed)
-        for w, copy in self.pairs(): copy.step_(w, generator, **self.kmeans)
+        for w, copy in self.pairs(): copy.step_(w, self.settings.bits, generator, **self.kmeans)
 
     @torch.no_grad()
     def record(self):
