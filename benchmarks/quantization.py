@@ -2,8 +2,9 @@
 
     python -m benchmarks.quantization
 
-Every library is timed in a process of its own, in turn with float32: ratios are of times, below 1 is faster.
-torchao, onnx, onnxscript and onnxruntime are no dependencies of this table's winner; what is not installed is left out."""
+Every library is timed in a process of its own, in turn with float32; ratios are of times, below 1 is faster.
+On a busy machine look at the shortest times.
+What is not installed (torchao, onnx, onnxscript, onnxruntime) is left out."""
 import argparse, subprocess, sys, tempfile, time, warnings
 from copy import deepcopy
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from avcomp.compress.int8 import quantize_dynamic_
-from avcomp.compress.quantization import quantizable, quantize_
+from avcomp.compress.codebooks import quantizable, quantize_
 from avcomp.evaluate.cost import compare_latency, peak_memory, ratios, time_in_turn, use_threads
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.hubert import hubert_config
@@ -131,16 +132,16 @@ def one(name, frames, repeats, threads):
     print(row)
 
 def libraries(frames, repeats, threads):
-    print(f'feed-forward {WIDTH} x {INNER}, {threads} threads: shortest time over that of float32, median of such ratios '
-          'round by round, relative error of outputs')
+    print(f'feed-forward {WIDTH} x {INNER}, {threads} threads: shortest time over the shortest of float32, '
+          'median of the ratios of rounds, relative error of outputs')
     for name, (needs, _) in CANDIDATES.items():
         if not find_spec(needs): print(f'  {name:26}  {needs} is not installed')
         else:
             command = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.quantization', '--one', name]
             command += ['--repeats', str(repeats), '--threads', str(threads), '--frames', *map(str, frames)]
             done = subprocess.run(command, capture_output=True, text=True)
-            print(done.stdout.rstrip() if not done.returncode else f'  {name:26}  failed: {done.stderr.splitlines()[-1]}',
-                  flush=True)
+            failed = f'  {name:26}  failed: {done.stderr.splitlines()[-1]}' if done.returncode else ''
+            print(failed or done.stdout.rstrip(), flush=True)
 
 
 def encoders():

@@ -9,7 +9,8 @@ from avcomp.compress.l1 import l1_masks
 from avcomp.compress.magnitude import apply_masks_, magnitude_masks
 from avcomp.compress.merging import collapse_
 from avcomp.compress.pruning import cut_
-from avcomp.compress.quantization import Quantize, kmeans_1d, quantizable, quantize_
+from avcomp.compress.quantization import Quantize
+from avcomp.compress.codebooks import kmeans_1d, quantizable, quantize_
 from avcomp.changes import change
 from avcomp.core import FAMILIES
 from avcomp.models.avhubert import AVHubert, avhubert_config
@@ -133,7 +134,8 @@ def test_stopped_and_resumed(job, tmp_path, monkeypatch):
     def stop(self, n, *args):
         record(self, n, *args)
         if n == 4: os.kill(os.getpid(), signal.SIGTERM)
-    stopped, whole = (job('smoke_audio finetune', tmp_path/name, SETTINGS, checkpoint_every=3) for name in ('stopped', 'whole'))
+    def make(name): return job('smoke_audio finetune', tmp_path/name, SETTINGS, checkpoint_every=3)
+    stopped, whole = make('stopped'), make('whole')
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(Keeper, 'record', stop)
         run(stopped)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'DRAWING', 'STREAMS', 'INPUTS', 'DROPS', 'COUNTS', 'WIDTHS', 'RANGES', 'Output', 'Search', 'Hypothesis',
-           'Model', 'empty_weights', 'Undrawn', 'unfilled_model', 'check_float', 'choose_streams', 'batch_inputs',
-           'per_frame', 'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
+           'Model', 'empty_weights', 'Undrawn', 'unfilled_model', 'float_weight', 'check_float', 'choose_streams',
+           'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
 import warnings
@@ -104,11 +104,6 @@ class Model(nn.Module):
         "The layers of the encoder and their final norm."
         return self.bare.encoder
 
-    @property
-    def like(self)->Tensor:
-        "One of its weights that is no integer: the device and the precision of what it reads."
-        return next(p for p in self.parameters() if p.is_floating_point())
-
     def encode(self, *args, **inputs)->Output:
         "Encode clips; takes what `forward` of the bare encoder takes."
         return self(*args, **inputs)
@@ -144,6 +139,13 @@ def unfilled_model(
     with torch.device('meta'), Undrawn(), empty_weights(): model = cls(config)
     int8_linears_(model, config.int8_from)
     return model
+
+# %% ../../nbs/models/00_contract.ipynb #c24dd93b
+def float_weight(
+    model:nn.Module,   # any, in int8 or not
+)->Tensor:             # on the device of what it reads, and in that precision
+    "One of the weights that are no integers."
+    return next(p for p in model.parameters() if p.is_floating_point())
 
 def check_float(
     model:nn.Module,   # what is to be changed

@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from ..core import Config, Vocab, check_choices, register_family
 from .attention import head_width
 from .conformer import ConformerEncoder
-from .contract import Output, check_ranges, sizes_below
+from .contract import Output, check_ranges, float_weight, sizes_below
 from .decoder import ESPNET, Decoder
 from .frontends import VideoFrontend
 from .inputs import check_clips, check_wavs, normalize
@@ -130,12 +130,12 @@ class VSR(VSRWeights):
         return self.frontend.num_frames(lengths) if self.config.stream == 'wav' else lengths
 
     def see(self, video, lengths, padding_mask):
-        video, padding_mask = check_clips(video, lengths, padding_mask, self.like)
+        video, padding_mask = check_clips(video, lengths, padding_mask, float_weight(self))
         return self.video(video, padding_mask), padding_mask
 
     def hear(self, wav, lengths, padding_mask):
         if padding_mask is not None: raise ValueError("waveforms have lengths, in samples, and no padding_mask")
-        wav, lengths = check_wavs(wav, lengths, self.frontend.receptive_field(), self.like)
+        wav, lengths = check_wavs(wav, lengths, self.frontend.receptive_field(), float_weight(self))
         x = self.frontend(normalize(wav, lengths, eps=1e-8), lengths)
         frames = torch.arange(x.shape[1], device=x.device)
         return x, None if lengths is None else frames >= self.num_frames(lengths)[:, None]
