@@ -26,6 +26,7 @@ PUBLIC = {   # module: its public names
     'compress.merging': 'merge_ collapse_',
     'compress.gated': 'load_gated',
     'data.audio_noise': 'mix',
+    'data.corruptions': 'corrupt',
     'evaluate.wer': 'wer',
     'evaluate.cost': 'measure_latency',
     'evaluate.probing': 'probe',

@@ -47,6 +47,8 @@ class GatePoint:
     dim:str         # the dimension whose gate multiplies here
     axis:int|None   # axis of the activation that carries the dimension; None: one value for the whole activation
     into:tuple      # ((tensor, axis | None), ...): scaling these equals gating here
+    idle:tuple=()   # sets such as `into`: a gate has no effect at an entry where all of one set are zero
+    exact:bool=True # whether cutting an entry equals closing its gate
 
 @dataclass(frozen=True)
 class Projections:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['transcribe_batch', 'transcribe_cuts', 'video_features', 'SeenVideo', 'features_as_video', 'look_once', 'StreamCache',
-           'views_of', 'noise_conditions', 'plan_conditions', 'transcribe_prepared', 'robustness']
+           'views_of', 'noise_conditions', 'visual_conditions', 'plan_conditions', 'transcribe_prepared', 'robustness']
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #79541e32
 from contextlib import contextmanager, nullcontext
@@ -152,6 +152,13 @@ def noise_conditions(
 )->tuple[str, ...]:          # names of conditions
     "Every kind of noise at every ratio."
     return tuple(f'{kind}@{snr:g}' for kind in kinds for snr in snrs)
+
+def visual_conditions(
+    kinds:tuple[str, ...],   # such as ('blur', 'block'), or ('blur-p',) for published levels
+    levels:tuple,            # whole, 1..10, or 1..5 of published ones
+)->tuple[str, ...]:          # names of conditions
+    "Every kind of visual noise at every level."
+    return tuple(f'{kind}#{level}' for kind in kinds for level in levels)
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #9c718aa8
 def plan_conditions(

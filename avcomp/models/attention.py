@@ -214,6 +214,7 @@ def attention_dims(
         yield from linear_dims(f'{name}.{proj}', block, '/embed', present, positions)
     yield from linear_dims(f'{name}.out_proj', '/embed', block, present, positions)
     if positions: yield Product((block,), lambda frames: 2*frames*frames, present)
-    yield GatePoint(f'{name}.head_gate', heads, 1, ((f'{name}.out_proj.weight', 1),))
+    values = tuple((f"{name}.{attention.projection('V')}.{t}", 0) for t in ('weight', 'bias'))
+    yield GatePoint(f'{name}.head_gate', heads, 1, ((f'{name}.out_proj.weight', 1),), (values,))
     yield from attention.position_dims(name, heads, present)
     if not attention.shared: yield Projections(tuple((k, f'{name}.{n}') for k, n in LETTERS.items()), name)

@@ -55,7 +55,7 @@ def decoder_layer_dims(
     yield Dim('ffn', layer.fc1.out_features, 'ffn')
     yield from linear_dims('fc1', 'ffn', '/embed', positions=no_positions)
     yield from linear_dims('fc2', '/embed', 'ffn', positions=no_positions)
-    yield GatePoint('ffn_gate', 'ffn', -1, (('fc2.weight', 1),))
+    yield GatePoint('ffn_gate', 'ffn', -1, (('fc2.weight', 1),), ((('fc1.weight', 0), ('fc1.bias', 0)),))
     for norm in ('attn_norm', 'cross_norm', 'ffn_norm'): yield from norm_dims(norm)
 
 # %% ../../nbs/models/07_decoder.ipynb #12b3d83e

@@ -16,7 +16,7 @@ from .contract import Output, check_ranges, sizes_below
 from .decoder import ESPNET, Decoder
 from .frontends import VideoFrontend
 from .inputs import check_clips
-from .recogniser import Recogniser
+from .recogniser import AUTO_AVSR, Recogniser
 
 # %% ../../nbs/models/06b_vsr.ipynb #df70dbae
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def vsr_config(
 @register_family('vsr', VSRConfig)
 class VSR(Recogniser):
     "Visual speech recogniser (Ma et al. 2023, section 2)."
-    inputs, frame_rate = ('video', 'padding_mask'), 25
+    inputs, frame_rate, search = ('video', 'padding_mask'), 25, AUTO_AVSR
     def __init__(self,
         config:VSRConfig,   # shape to build
     ):
