@@ -2,6 +2,7 @@
 from copy import deepcopy
 import pytest, torch
 from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.emptied import cut_emptied_
 from avcomp.compress.gates import gate_
 from avcomp.compress.l1 import l1_masks
 from avcomp.compress.merging import collapse_, merge_
@@ -180,6 +181,26 @@ def test_smallest_weights_go_first():
     cut_(model, masks)
     assert model.encoder.layers[0].conv.part.depthwise.out_channels == len(kept)
     assert run(model).isfinite().all()
+
+
+def test_emptied_entries_go():
+    "What has no weight left is cut out, in every part of a layer, and the model computes what it did."
+    model = build('sees')
+    first, second = (layer.branches() for layer in model.encoder.layers)
+    with torch.no_grad():
+        for p in (first['macaron'].part.fc1.weight, first['macaron'].part.fc1.bias): p[3] = 0
+        for p in (first['conv'].part.norm.weight, first['conv'].part.norm.bias): p[5:7] = 0
+        first['conv'].part.out_proj.weight[:, 0] = 0
+        heads = second['attn'].part
+        for p in (heads.v_proj.weight, heads.v_proj.bias): p[heads.head_dim:2*heads.head_dim] = 0
+        for p in (second['ffn'].part.fc2.weight, second['ffn'].part.fc2.bias): p.zero_()
+    before = run(model)
+    report = cut_emptied_(model)
+    close(run(model), before)
+    gone = {name: d['before'] - d['after'] for name, d in report.dims.items()}
+    layers = 'encoder.layers'
+    assert gone == {f'{layers}.0.macaron': 1, f'{layers}.0.channels': 3, f'{layers}.1.heads': 1, f'{layers}.1.ffn': 20,
+                    f'{layers}.1.ffn_layer': 1}
 
 
 PUBLISHED = {'base_s': 56_350_770, 'base_l': 250_383_410}
