@@ -130,12 +130,12 @@ class VSR(VSRWeights):
         return self.frontend.num_frames(lengths) if self.config.stream == 'wav' else lengths
 
     def see(self, video, lengths, padding_mask):
-        video, padding_mask = check_clips(video, lengths, padding_mask, self.video.proj.weight)
+        video, padding_mask = check_clips(video, lengths, padding_mask, self.encoder.norm.weight)
         return self.video(video, padding_mask), padding_mask
 
     def hear(self, wav, lengths, padding_mask):
         if padding_mask is not None: raise ValueError("waveforms have lengths, in samples, and no padding_mask")
-        wav, lengths = check_wavs(wav, lengths, self.frontend.receptive_field(), self.frontend.proj.weight)
+        wav, lengths = check_wavs(wav, lengths, self.frontend.receptive_field(), self.encoder.norm.weight)
         x = self.frontend(normalize(wav, lengths, eps=1e-8), lengths)
         frames = torch.arange(x.shape[1], device=x.device)
         return x, None if lengths is None else frames >= self.num_frames(lengths)[:, None]
