@@ -89,6 +89,7 @@ class Fit:
         "The points of training, rising, whose weights are averaged; fewer than asked for where it is too short."
         return tuple(range(self.updates, 0, -self.average_every)[:self.average])[::-1]
 
+# %% ../../nbs/train/02_fit.ipynb #aab87c06
 def check_fit(
     fit:Fit,   # what should be a training
 ):
