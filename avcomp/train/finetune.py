@@ -225,8 +225,7 @@ class FinetuneTraining(Training):
 
     def losses(self, batch):
         "What the heads make of a batch, and what a teacher says to it, who sees what the student sees but the masks."
-        inputs = self.inputs(batch)
-        writing = Writing(self.model, self.encode(inputs, self.masks(batch)), batch['tokens'])
+        writing = Writing(self.model, self.encode(inputs := self.inputs(batch), self.masks(batch)), batch['tokens'])
         losses = text_losses(writing, self.stage.task, self.norm)
         if self.guide is None: return losses
         asked = self.guide(writing, inputs, self.norm)
