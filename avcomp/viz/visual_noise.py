@@ -12,7 +12,8 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from torch import Generator
-from ..data.corruptions import CORRUPTIONS, OURS, SEEN, UNSEEN, corrupt, strengths
+from ..data.corruptions import CORRUPTIONS, OURS, SEEN, UNSEEN, corrupt
+from ..data.visual_noise import strengths
 from .plots import GREY, name_colors, new_axes
 from .widgets import explorer, menu
 
@@ -56,6 +57,7 @@ def plot_strengths(
     if level is not None: ax.axvline(level, color=GREY, lw=6, zorder=0)
     ax.set(xlabel='level', ylabel='RMS change (gray values)', title='Change of a clip from level to level')
     ax.set_yscale('symlog', linthresh=2)
+    ax.set_ylim(bottom=-0.3)
     ax.grid(alpha=0.3)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return ax
@@ -70,12 +72,12 @@ def visual_noise_explorer(
 )->widgets.VBox:         # kind menu, level slider, frame slider, picture, text
     "A clip under visual noise of a chosen kind and level."
     frames = np.asarray(frames)
-    spoilt = cache(lambda kind, level: corrupt(frames, kind, level, Generator().manual_seed(seed)))
+    corrupted = cache(lambda kind, level: corrupt(frames, kind, level, Generator().manual_seed(seed)))
     measured = cache(lambda kind: strengths(frames, (kind,), seed))
     def at_most(kind, level): return min(level, len(CORRUPTIONS[kind].levels))
     def draw(kind, level, frame):
         level, shown = at_most(kind, level), slice(frame, frame + pictures)
-        rows = {'clean': frames[shown], f'{kind}#{level}': spoilt(kind, level)[shown]}
+        rows = {'clean': frames[shown], f'{kind}#{level}': corrupted(kind, level)[shown]}
         fig = plt.figure(figsize=(8, 5), layout='constrained')
         above, below = fig.subplots(2, 1, height_ratios=(1, 1.2))
         times = [f'{t/fps:.2f} s' for t in range(len(frames))[shown]]
