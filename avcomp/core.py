@@ -21,7 +21,7 @@ class Dim:
     "A dimension that may shrink, owned by the module that states it."
     name:str        # local name, such as 'ffn'
     size:int        # current number of entries
-    unit:str        # what one entry is, in reports and in `gate_`: 'conv', 'head', 'ffn', 'attn_layer', 'ffn_layer'
+    unit:str        # what one entry is, in reports and in `gate_`, such as 'conv', 'head', 'ffn', 'attn_layer'
     min_size:int=0  # entries that always stay: 1 where an empty dimension would cut the network in two
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class GatePoint:
     dim:str         # the dimension whose gate multiplies here
     axis:int|None   # axis of the activation that carries the dimension; None: one value for the whole activation
     into:tuple      # ((tensor, axis | None), ...): scaling these equals gating here
+    idle:tuple=()   # sets such as `into`: a gate has no effect at an entry where all of one set are zero
+    exact:bool=True # whether cutting an entry equals closing its gate
 
 @dataclass(frozen=True)
 class Projections:

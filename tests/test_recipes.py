@@ -154,6 +154,9 @@ def make_listener(work):
     assert set(report['measured']['wer_valid']['teacher']['a']) == set(report['wer']['teacher']['a'])
 
 
+PROBES = dict(probe_clips=[12, 4, 6], probe_updates=20)   # small ones
+
+
 def listen(work, out, **kwargs):
     "Parameters of a short run of `dphubert`."
     return dict(preset='smoke_audio', out=str(out), data_folder=str(work/'teacher'/'corpus'), noises=['babble'],
@@ -163,7 +166,7 @@ def listen(work, out, **kwargs):
 def test_dphubert(listeners):
     out = listeners/'dphubert'
     every = ['distilhubert', 'scratch', 'l1', 'l1-macs']
-    parameters = listen(listeners, out, probe_clips=[12, 4, 6], baselines=every)
+    parameters = listen(listeners, out, baselines=every, **PROBES)
     report = execute('dphubert', out, **parameters)
     assert abs(report['compression']['encoder_params'] - 0.75) < 0.01
     names = ['teacher', 'student', 'DistilHuBERT', 'from scratch', 'L1 pruning', 'L1 pruning, same MACs']
@@ -193,7 +196,7 @@ def test_dphubert_on_shards(listeners):
     "Another layout, no noise, and no baselines."
     out = listeners/'shards'
     folder = packed(listeners/'teacher'/'corpus', out/'shar', 'train', 'valid', 'test')
-    parameters = listen(listeners, out, data_layout='shar', data_folder=folder, baselines=[], probe_clips=[12, 4, 6])
+    parameters = listen(listeners, out, data_layout='shar', data_folder=folder, baselines=[], **PROBES)
     report = execute('dphubert', out, **parameters)
     assert list(report['wer']) == ['teacher', 'student'] and set(report['wer']['student']['a']) == {'clean'}
     assert [v for stage in report['stages'].values() for v in stage['views']] == []

@@ -127,7 +127,8 @@ def full_gate(
     if point not in modules:
         raise ValueError(f"a module states the gate point {point}, which the model does not have; "
                          "mend the module's dims()")
-    return GatePoint(point, full_name(prefix, s.dim), s.axis, tuple((prefix + t, axis) for t, axis in s.into))
+    def full(tensors): return tuple((prefix + t, axis) for t, axis in tensors)
+    return GatePoint(point, full_name(prefix, s.dim), s.axis, full(s.into), tuple(map(full, s.idle)), s.exact)
 
 # %% ../../nbs/compress/01_dims.ipynb #2610352a
 def collect(

@@ -151,9 +151,11 @@ class Gates(GateSet):
 # %% ../../nbs/compress/02b_gates.ipynb #f18388b2
 INIT_DROP = {   # unit -> initial drop rate (Peng et al. 2023)
     'conv': 0.01,
+    'conv_module': 0.01,
     'head': 0.01,
     'ffn': 0.5,
     'attn_layer': 0.01,
+    'conv_layer': 0.01,
     'ffn_layer': 0.01,
 }
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'KINDS', 'head_width', 'Heads', 'attention_map', 'read_values', 'Attention', 'position_buckets',
-           'RelPositions', 'RelAttention', 'position_dims', 'attention_dims']
+           'RelPositions', 'RelAttention', 'attention_dims']
 
 # %% ../../nbs/models/02_attention.ipynb #031d5805
 import math
@@ -121,6 +121,7 @@ class Attention(Heads):
         return self.attend(*self.project(x, 'QKV'), keep=self.scores_mask(x, keep, bias), maps=maps)
 
     def scores_mask(self, x, keep, bias): return keep
+    def position_dims(self, name, heads, present): return ()   # what relative positions add to `attention_dims`
 
     def collapse_(self,
         kind:str,   # 'QKV', 'QK', 'QV' or 'KV'
@@ -191,21 +192,14 @@ class RelAttention(Attention):
         bias = gate[..., None] * bias[self.head_ids]
         return bias if keep is None else bias.masked_fill(~keep, -math.inf)
 
-# %% ../../nbs/models/02_attention.ipynb #1d7a4dbb
-def position_dims(
-    attention:RelAttention,    # the attention
-    name:str,                  # its path, relative to the module that states it
-    heads:str,                 # name of the dimension of its heads
-    present:str|None=None,     # one-entry dimension that it vanishes with
-):                             # yields `Weight`s and a `Product`
-    "What relative positions add to `attention_dims`."
-    yield Weight(f'{name}.head_ids', (heads,), None, present)
-    for n, p in attention.gate_proj.named_parameters():
-        yield Weight(f'{name}.gate_proj.{n}', tuple(p.shape), None, present)
-    yield Weight(f'{name}.gate_const', tuple(attention.gate_const.shape), None, present)
-    yield Product((heads, attention.gate_proj.weight.numel()), per_frame, present)   # the same 8 rows for each head
+    def position_dims(self, name, heads, present):
+        yield Weight(f'{name}.head_ids', (heads,), None, present)
+        for n, p in self.gate_proj.named_parameters():
+            yield Weight(f'{name}.gate_proj.{n}', tuple(p.shape), None, present)
+        yield Weight(f'{name}.gate_const', tuple(self.gate_const.shape), None, present)
+        yield Product((heads, self.gate_proj.weight.numel()), per_frame, present)   # the same 8 rows for each head
 
-# %% ../../nbs/models/02_attention.ipynb #db9cd527
+# %% ../../nbs/models/02_attention.ipynb #1d7a4dbb
 def attention_dims(
     attention:Attention,       # the attention
     name:str,                  # its path, relative to the module that states it
@@ -220,6 +214,7 @@ def attention_dims(
         yield from linear_dims(f'{name}.{proj}', block, '/embed', present, positions)
     yield from linear_dims(f'{name}.out_proj', '/embed', block, present, positions)
     if positions: yield Product((block,), lambda frames: 2*frames*frames, present)
-    yield GatePoint(f'{name}.head_gate', heads, 1, ((f'{name}.out_proj.weight', 1),))
-    if isinstance(attention, RelAttention): yield from position_dims(attention, name, heads, present)
+    values = tuple((f"{name}.{attention.projection('V')}.{t}", 0) for t in ('weight', 'bias'))
+    yield GatePoint(f'{name}.head_gate', heads, 1, ((f'{name}.out_proj.weight', 1),), (values,))
+    yield from attention.position_dims(name, heads, present)
     if not attention.shared: yield Projections(tuple((k, f'{name}.{n}') for k, n in LETTERS.items()), name)

@@ -19,23 +19,26 @@ from ..core import atomic_path, config_from_json, config_to_json
 from .contract import Model, unfilled_model
 from .formats.checkpoint import Checkpoint, file_format, find_format, fit_state
 from .formats.pickles import read_pickle
-from .formats.weights import read_json, read_tensors
+from .formats.weights import read_json
+from .packing import DENSE, pack_state, read_packed
 from ..changes import change
 
 # %% ../../nbs/models/09_checkpoints.ipynb #ba4a24b2
 def save_model(
     model:Model,          # a model of a registered family
     folder:str|Path,      # where to write config.json, model.safetensors and, if the model has one, tokenizer.model
+    packed:bool=False,    # leave out zeros and number repeated values, where that is shorter; nothing is lost
 )->Path:                  # the folder
     "Write a model whole or not at all; a folder that was there before survives a failure."
     def stored(tensor): return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     state = {name: stored(tensor) for name, tensor in model.state_dict().items()}
     fit_state(model.config, state, f'this {type(model).__name__}')
+    tensors, header = pack_state(state) if packed else (state, DENSE)
     with atomic_path(folder) as tmp:
         tmp.mkdir()
         (tmp/'config.json').write_text(config_to_json(model.config))
         if model.tokenizer_proto: (tmp/'tokenizer.model').write_bytes(model.tokenizer_proto)
-        try: save_file(state, tmp/'model.safetensors', metadata={'format': 'pt'})
+        try: save_file(tensors, tmp/'model.safetensors', metadata=header)
         except SafetensorError as e:
             raise OSError(f"could not write the weights to {folder}: {e}; is the disk full?") from e
     return Path(folder)
@@ -51,7 +54,7 @@ def read_folder(
     try: config = config_from_json((folder/'config.json').read_text())
     except (ValueError, TypeError) as e: raise ValueError(f"config.json is not right: {e}") from e
     tokenizer = tokens.read_bytes() if tokens.exists() else None
-    return Checkpoint(config, read_tensors(folder/'model.safetensors'), tokenizer=tokenizer)
+    return Checkpoint(config, read_packed(folder/'model.safetensors'), tokenizer=tokenizer)
 
 # %% ../../nbs/models/09_checkpoints.ipynb #b7683f52
 @lru_cache(1)
@@ -101,7 +104,11 @@ def with_head(
     head:str,           # 'none', 'stored' or 'predict'
 )->Checkpoint:          # without those tensors of the head that it leaves out
     "Keep less of a pre-training head."
-    prefix = 'encoder.' if 'encoder' in found.config.__dataclass_fields__ else ''
+    inner = vars(found.config).get('encoder', found.config)
+    if 'head' not in vars(inner):
+        if head == 'none': return found
+        raise ValueError(f"a model of family {found.config.family!r} has no pre-training head; leave out head={head!r}")
+    prefix = '' if inner is found.config else 'encoder.'
     config = change(found.config, {f'{prefix}head': head})
     want = unfilled_model(config.model_cls, config).state_dict()
     parts = tuple(prefix+part for part in HEAD)

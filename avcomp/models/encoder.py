@@ -123,7 +123,7 @@ def feed_forward_dims(
     yield Dim('ffn', width, 'ffn')
     yield from linear_dims('fc1', 'ffn', '/embed', 'ffn_layer')
     yield from linear_dims('fc2', '/embed', 'ffn', 'ffn_layer')
-    yield GatePoint('ffn_gate', 'ffn', -1, (('fc2.weight', 1),))
+    yield GatePoint('ffn_gate', 'ffn', -1, (('fc2.weight', 1),), ((('fc1.weight', 0), ('fc1.bias', 0)),))
     yield GatePoint('ffn_layer_gate', 'ffn_layer', None, whole_map('fc2'))
 
 def whole_map(

@@ -11,7 +11,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Weight
 from .contract import linear_dims, norm_dims
-from .resnet import ACTIVATIONS, BATCH_NORM, BasicBlock, channels_last_, conv_bn, per_pixel, stage_dims
+from .resnet import ACTIVATIONS, BATCH_NORM, channels_last_, conv_bn, make_stages, per_pixel, stage_dims
 
 # %% ../../nbs/models/01_frontends.ipynb #a414b839
 class VideoTrunk(nn.Module):
@@ -26,13 +26,7 @@ class VideoTrunk(nn.Module):
         self.widths, n_in = widths, widths[0]
         self.stem = nn.Conv3d(1, n_in, (5, 7, 7), (1, stride, stride), (2, 3, 3), bias=False)
         self.stem_bn, self.stem_act = nn.BatchNorm2d(n_in), ACTIVATIONS[activation](n_in)
-        for s, width in enumerate(widths, 1):
-            n_out, blocks = size(f'stage{s}.out', width), []
-            for b in range(2):
-                mid, moves = size(f'stage{s}.block{b}.mid', width), s > 1 and b == 0
-                blocks.append(BasicBlock(n_in, mid, n_out, 2 if moves else 1, activation))
-                n_in = n_out
-            setattr(self, f'stage{s}', nn.Sequential(*blocks))
+        for s, stage in enumerate(make_stages(widths, activation, 2, size), 1): setattr(self, f'stage{s}', stage)
 
     @property
     def stages(self)->tuple[nn.Sequential, ...]: return self.stage1, self.stage2, self.stage3, self.stage4
@@ -64,7 +58,7 @@ def trunk_dims(
     inp = stem
     for s, stage in enumerate(trunk.stages, 1):
         side = (side + 1)//2
-        yield from stage_dims(stage, s, inp, side)
+        yield from stage_dims(stage, s, inp, per_pixel(side))
         inp = f'stage{s}.out' if s > 1 else stem
 
 # %% ../../nbs/models/01_frontends.ipynb #7ac725a6

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from ..core import Config, GatePoint, check_choices, register_family
 from .attention import RelPositions, head_width
 from .avhubert import ClusterModel
-from .contract import AVHUBERT_VOCAB, Output, check_ranges, linear_dims, norm_dims, sizes_below
+from .contract import Output, Search, check_ranges, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
 from .inputs import check_mask, check_wavs, normalize
-from .search import Hypothesis, recognise
+from .recogniser import Recogniser
 from .waveform import DenseNorm, WaveFrontend
+from ..pieces import AVHUBERT_VOCAB
 
 # %% ../../nbs/models/05_hubert.ipynb #c1d4a246
 @dataclass(frozen=True)
@@ -191,27 +192,9 @@ class WaveEncoder(WaveWeights):
 
 # %% ../../nbs/models/05_hubert.ipynb #108f12d1
 @register_family('hubert', HubertConfig)
-class Hubert(WaveEncoder):
+class Hubert(WaveEncoder, Recogniser):
     "Waveform encoder (Hsu et al. 2021, section II), with a CTC head, a pre-training head or none."
-    vocab, decoder = AVHUBERT_VOCAB, None
-
-    def ctc_log_probs(self,
-        out:Output,   # from `encode`
-    )->Tensor:        # (B, T, V) log-probabilities, float32
-        "What is said in each frame."
-        if self.ctc_head is None: raise ValueError("this model has no CTC head; build it with vocab_size > 0")
-        x = F.dropout(out.last, self.config.final_dropout, self.training)
-        return self.ctc_head(x).float().log_softmax(-1)
-
-    @torch.no_grad()
-    def transcribe(self,
-        wav:Tensor,                    # (B, N) samples in [-1, 1] at 16 kHz
-        lengths:Tensor|None=None,      # (B,) samples of each clip; None = all are valid
-        beam_size:int=1,               # beginnings that the search keeps, >= 1; 1 = best path
-        nbest:int=1,                   # hypotheses per clip, 1 to `beam_size`
-    )->list[list[Hypothesis]]:         # per clip, best first
-        "Find the most probable texts by CTC search."
-        return recognise(self, self.encode(wav, lengths), beam_size, nbest=nbest)
+    vocab, decoder, search = AVHUBERT_VOCAB, None, Search(beam_size=1)
 
 @register_family('wav2vec2', Wav2Vec2Config)
 class Wav2Vec2(Hubert):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_floats', 'check_finite', 'check_mask', 'check_padding', 'check_fbank', 'check_frames', 'check_streams',
-           'check_lengths', 'check_wavs', 'normalize']
+           'check_counts', 'check_clips', 'check_lengths', 'check_wavs', 'normalize']
 
 # %% ../../nbs/models/00b_inputs.ipynb #031d5805
 import numpy as np
@@ -114,6 +114,38 @@ def check_streams(
     if video is not None: video = check_finite(video, mask, 'pixels')
     return audio, video, mask
 
+# %% ../../nbs/models/00b_inputs.ipynb #061fecda
+def check_counts(
+    lengths:Tensor|np.ndarray,   # what should be (B,) integers, at most N
+    shape:tuple,                 # (B, N) of the batch
+    what:str,                    # 'frames' or 'samples', for the message
+)->Tensor:                       # (B,) int64, on the CPU
+    "How long each clip of a batch is."
+    B, N = shape
+    n = torch.as_tensor(lengths).cpu()
+    if n.shape != (B,) or n.is_floating_point() or n.dtype == torch.bool:
+        raise ValueError(f"expected lengths ({B},) as integers, the {what} of each clip; "
+                         f"got {n.dtype} {tuple(n.shape)}")
+    if (bad := n > N).any():
+        raise ValueError(f"clips {bad.nonzero().flatten().tolist()} of the batch are said to have "
+                         f"{n[bad].tolist()} {what}, but the batch has {N}")
+    return n.long()
+
+def check_clips(
+    video:Tensor|np.ndarray,               # (B, T, 88, 88) frames
+    lengths:Tensor|np.ndarray|None,        # (B,) frames of each clip; None = all, or as the mask says
+    padding_mask:Tensor|np.ndarray|None,   # (B, T) bool, True where padded; None = nothing is padded, or see lengths
+    near:Tensor,                           # a parameter of the model, for its type
+)->tuple[Tensor, Tensor|None]:             # frames, padding mask
+    "Clips of mouths that can be encoded."
+    video = check_frames(video, near)
+    if lengths is not None:
+        if padding_mask is not None: raise ValueError("lengths and padding_mask say the same; give one of them")
+        n = check_counts(lengths, video.shape[:2], 'frames')
+        padding_mask = torch.arange(video.shape[1]) >= n[:, None]
+    mask = check_padding(padding_mask, video.shape[:2], video.device)
+    return check_finite(video, mask, 'pixels'), mask
+
 # %% ../../nbs/models/00b_inputs.ipynb #8ae1e09e
 def check_lengths(
     lengths:Tensor|np.ndarray|None,   # what should be (B,) integers in [shortest, N]; None = all samples are valid
@@ -121,17 +153,10 @@ def check_lengths(
     shortest:int,                     # samples that one frame needs
 )->Tensor:                            # (B,) int64, on the CPU
     "Samples of each clip."
-    B, N = shape
-    n = torch.full((B,), N) if lengths is None else torch.as_tensor(lengths).cpu()
-    if n.shape != (B,) or n.is_floating_point() or n.dtype == torch.bool:
-        raise ValueError(f"expected lengths ({B},) as integers, the samples of each clip; "
-                         f"got {n.dtype} {tuple(n.shape)}")
-    if (bad := n > N).any():
-        raise ValueError(f"clips {bad.nonzero().flatten().tolist()} of the batch are said to have "
-                         f"{n[bad].tolist()} samples, but the waveforms have {N}")
+    n = torch.full(shape[:1], shape[1]) if lengths is None else check_counts(lengths, shape, 'samples')
     if (bad := n < shortest).any():
         raise ValueError(f"clips {bad.nonzero().flatten().tolist()} of the batch have {n[bad].tolist()} samples; "
-                         f"one frame needs {shortest} (25 ms at 16 kHz). Drop or pad them")
+                         f"one frame needs {shortest} ({shortest/16:g} ms at 16 kHz). Drop or pad them")
     return n
 
 def check_wavs(
@@ -155,10 +180,11 @@ def check_wavs(
 def normalize(
     wav:Tensor,                  # (B, N), zeros where padded
     lengths:Tensor|None=None,    # (B,) valid samples, on its device; None = all
+    eps:float=1e-5,              # added to the variance
 )->Tensor:                       # (B, N), zeros where padded, of the type of `wav`
     "Mean 0 and variance 1 over the valid samples of each waveform."
     x = wav if wav.dtype == torch.float64 else wav.float()
     n = wav.shape[1] if lengths is None else lengths[:, None]
     valid = torch.arange(wav.shape[1], device=wav.device) < n
     x = (x - x.sum(1, keepdim=True)/n) * valid
-    return (x*(x.square().sum(1, keepdim=True)/n + 1e-5).rsqrt()).to(wav.dtype)
+    return (x*(x.square().sum(1, keepdim=True)/n + eps).rsqrt()).to(wav.dtype)

@@ -122,9 +122,9 @@ def block_dims(
         yield Product((k, k), positions)                # covariance of the windows
         yield Product((out, k), lambda frames: k + 1)   # variance and mean of the channels
     if not shrinks: return
-    if isinstance(block.norm, DenseNorm) and exact:
-        yield GatePoint(f'{path}.pre_gate', out, -1, tuple((name, 0) for name in of_conv))
-    yield GatePoint(f'{path}.gate', out, -1, (reader,))
+    made = tuple((name, 0) for name in of_conv)
+    if isinstance(block.norm, DenseNorm) and exact: yield GatePoint(f'{path}.pre_gate', out, -1, made)
+    yield GatePoint(f'{path}.gate', out, -1, (reader,), (made,) if isinstance(block.norm, nn.Identity) else (), exact)
 
 # %% ../../nbs/models/04b_waveform.ipynb #60ca2512
 class Strided(nn.Module):

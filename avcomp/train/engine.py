@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from ..core import atomic_path
 from ..data.corpora import Corpus
 from ..models.checkpoints import save_model
+from .averaging import Averager
 from .fit import in_updates
 from .job import Job
 from .loading import Clips
@@ -51,14 +52,19 @@ def make_trainer(
     out, fit = Path(job.out), keeper.stage.fit
     world, local = (int(os.environ.get(k, 1)) for k in ('WORLD_SIZE', 'LOCAL_WORLD_SIZE'))
     no_gpu = not torch.cuda.is_available()
+    if no_gpu and fit.sync_batchnorm and world > 1:
+        raise ValueError("batch statistics of several processes are taken together on GPUs alone; "
+                         "set fit.sync_batchnorm=False on this machine")
     precision = '32-true' if fit.precision == '16-mixed' and no_gpu else fit.precision   # no 16-bit training on CPUs
     logger = TensorBoardLogger(out, name='', version='tensorboard', purge_step=step)     # later points are drawn again
     weights = WeightKeeper(job.out, keeper.id, dict(zip(fit.keep, job.stage.fit.keep)))
+    callbacks = [weights, Averager(fit.averaged), keeper]   # last: validates and saves what the others have left
     strategy = 'ddp_find_unused_parameters_true' if world > 1 else 'auto'
     ours = ('enable_checkpointing', 'enable_progress_bar', 'enable_model_summary', 'use_distributed_sampler')
     return L.Trainer(max_steps=fit.updates, accumulate_grad_batches=fit.batches//world, gradient_clip_val=fit.clip_norm,
         precision=precision, devices=local, num_nodes=world//local, strategy=strategy, default_root_dir=out,
-        callbacks=[keeper, weights], logger=logger, log_every_n_steps=10, **dict.fromkeys(ours, False))
+        sync_batchnorm=fit.sync_batchnorm, callbacks=callbacks, logger=logger, log_every_n_steps=10,
+        **dict.fromkeys(ours, False))
 
 # %% ../../nbs/train/09_engine.ipynb #9636d5c0
 def prepare(
