@@ -13,6 +13,7 @@ from avcomp.data.visual_noise import VisualNoise
 from avcomp.evaluate.robustness import robustness, transcribe_cuts, visual_conditions
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.models.checkpoints import load_model
+from avcomp.models.vsr import VSR, vsr_config
 from avcomp.train.job import read_job
 from avcomp.train.launch import launch
 from toy import corpus, job, parts, weights
@@ -104,23 +105,39 @@ def test_acoustic_and_visual_noise_add_up(reader, clips, corpus):
     assert found.hypotheses['v']['babble@0+blur#5'] == found.hypotheses['v']['blur#5'] != found.hypotheses['v']['clean']
     assert found.hypotheses['a']['babble@0+blur#5'] == found.hypotheses['a']['babble@0']
 
+def watch(model, monkeypatch):
+    "A list of the frames that its front-end will see, batch by batch."
+    seen, forward = [], model.bare.video.forward
+    monkeypatch.setattr(model.bare.video, 'forward', lambda *args: seen.append(args[0].clone()) or forward(*args))
+    return seen
+
 def test_two_models_see_the_same(reader, clips, tmp_path, monkeypatch):
     "And an evaluation that goes on sees what it would have seen at once."
     model, tokenizer = reader
     torch.manual_seed(1)
-    other, seen = AVHubertS2S(config_from_json(config_to_json(model.config))).eval(), []
-    def look(f): return lambda *args: seen.append(args[0].clone()) or f(*args)
+    other = AVHubertS2S(config_from_json(config_to_json(model.config))).eval()
+    seen, own = (watch(m, monkeypatch) for m in (model, other))
     ask = dict(modalities=('v',), beam_size=1, progress=False)
-    for m in (model, other):
-        monkeypatch.setattr(m.bare.video, 'forward', look(m.bare.video.forward))
-        robustness(m, clips, tokenizer, conditions=('motion#7', 'block#4'), **ask)
-    half = len(seen)//2
-    assert half and all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:], strict=True))
+    for m in (model, other): robustness(m, clips, tokenizer, conditions=('motion#7', 'block#4'), **ask)
+    assert len(own) == 2 and all(torch.equal(a, b) for a, b in zip(seen, own, strict=True))
     path = tmp_path/'eval.json'
     robustness(model, clips, tokenizer, conditions=('motion#7',), path=path, **ask)
     seen.clear()
     robustness(model, clips, tokenizer, conditions=('motion#7', 'block#4'), path=path, **ask)
-    assert len(seen) == half//2                                                     # the blocks alone
+    assert len(seen) == 1 and torch.equal(seen[0], own[1])                         # the blocks alone
+
+def test_lip_reader(reader, clips, monkeypatch):
+    "A model of the other family that sees."
+    tokenizer, conditions, ask = reader[1], ('clean', 'blur#10', 'shift#10'), dict(beam_size=1, progress=False)
+    torch.manual_seed(0)
+    small = dict(embed_dim=32, ffn_dim=20, num_layers=1, conv_kernel=5, video_widths=(4, 6, 8, 10), decoder_layers=0)
+    model = VSR(vsr_config('tiny', vocab_size=tokenizer.vocab_size, **small)).eval()
+    frames = watch(model, monkeypatch)
+    found = robustness(model, clips[:2], tokenizer, conditions=conditions, modalities=('v',), **ask).hypotheses['v']
+    clean, blurred, shifted = frames
+    assert not torch.equal(clean, blurred) and not torch.equal(clean, shifted)
+    for c in conditions:
+        assert found[c] == transcribe_cuts(model, tokenizer, clips[:2], 'v', condition_views(c), **ask)
 
 @pytest.mark.parametrize('condition, told', [
     ('blur#11', 'got 11'), ('fog#3', "noise 'fog'"), ('blur-p#6', 'from 1 to 5')])

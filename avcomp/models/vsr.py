@@ -130,7 +130,7 @@ class VSR(VSRWeights):
         return self.frontend.num_frames(lengths) if self.config.stream == 'wav' else lengths
 
     def see(self, video, lengths, padding_mask):
-        video, padding_mask = check_clips(video, lengths, padding_mask, self.video.proj.weight)
+        video, padding_mask = check_clips(video, lengths, padding_mask, self.encoder.norm.weight)
         return self.video(video, padding_mask), padding_mask
 
     def hear(self, wav, lengths, padding_mask):
