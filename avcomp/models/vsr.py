@@ -73,8 +73,8 @@ NO_DROPOUT = dict(dropout=0., attention_dropout=0., activation_dropout=0., input
 VSR_SIZES = {
     'base_s': VSRConfig(embed_dim=256, ffn_dim=2048, num_heads=4, decoder_ffn_dim=2048, decoder_heads=4),
     'base_l': VSRConfig(),
-    'tiny': VSRConfig(num_layers=4, embed_dim=128, ffn_dim=512, num_heads=4, conv_kernel=15, video_stride=4,
-        video_widths=(16, 32, 64, 128), wav_widths=(16, 32, 64, 128), vocab_size=64, decoder_layers=2,
+    'tiny': VSRConfig(num_layers=3, embed_dim=128, ffn_dim=512, num_heads=4, conv_kernel=15, video_stride=8,
+        video_widths=(8, 16, 32, 64), wav_widths=(16, 32, 64, 128), vocab_size=64, decoder_layers=2,
         decoder_ffn_dim=512, decoder_heads=4, **NO_DROPOUT),
 }
 
@@ -135,7 +135,7 @@ class VSR(VSRWeights):
 
     def hear(self, wav, lengths, padding_mask):
         if padding_mask is not None: raise ValueError("waveforms have lengths, in samples, and no padding_mask")
-        wav, lengths = check_wavs(wav, lengths, self.frontend.receptive_field(), self.frontend.proj.weight)
+        wav, lengths = check_wavs(wav, lengths, self.frontend.receptive_field(), self.encoder.norm.weight)
         x = self.frontend(normalize(wav, lengths, eps=1e-8), lengths)
         frames = torch.arange(x.shape[1], device=x.device)
         return x, None if lengths is None else frames >= self.num_frames(lengths)[:, None]

@@ -36,6 +36,7 @@ def round_job(
     return change(dense, {'stage.methods': methods, 'stage.fit': fit, 'student': str(start), 'random': False,
                           'out': str(out)})
 
+# %% ../../nbs/train/11_rounds.ipynb #99cf21b4
 def run_rounds(
     dense:Job,                                # the dense training; it is run first, unless it is finished
     sparsities:tuple[float, ...],             # shares to remove, rising, one round each
