@@ -87,4 +87,5 @@ class StandIns:
         instead = {name: self.find(getattr(task, name)).path for name in read}
         if isinstance(task, Finetune):
             instead |= self.find(task.head_from).head if task.head_from else start.head
+            if self.find(task.teacher).path != task.teacher: instead |= {'teacher': '', 'terms': ()}   # `check_teacher`
         return change(job, {'student': start.path} | {f'stage.task.{name}': path for name, path in instead.items()})
