@@ -119,6 +119,7 @@ def plot_robustness(
     kind:str='babble',      # kind of condition to draw, such as 'babble', 'blur' or 'babble+blur#5'
     modalities:tuple=None,  # input modalities to draw ('av', 'a', 'v'), all if None
     mark:float=None,        # SNR in dB, or level, to mark with a line, none if None
+    models:tuple=None,      # models to draw, all if None
     ax:plt.Axes=None,       # axes to draw on, a new figure if None
 )->plt.Axes:                # the axes drawn on
     "WER against SNR or level for one kind of noise, clean speech apart at the edge."
@@ -133,14 +134,16 @@ def plot_robustness(
     colors = name_colors(r['model'] for r in rows)
     styles = dict(zip(dict.fromkeys(r['modality'] for r in rows), cycle(STYLES)))
     ax = new_axes(ax, 7, 3.8)
+    drawn = wer_curves(rows, kind)
     for which in (kind, 'clean'):
         for (model, modality), curve in wer_curves(rows, which).items():
-            if modality not in (modalities or styles): continue
+            if modality not in (modalities or styles) or model not in (models or colors): continue
             x = [clean if r['level'] is None else r['level'] for r in curve]
-            bars = [[r[side] for r in curve] for side in ('below', 'above')]
-            name = f'{model} ({modality})' if which == kind else None
-            ax.errorbar(x, [r['wer'] for r in curve], bars, fmt=styles[modality], color=colors[model], capsize=3,
-                        label=name)
+            y, below, above = np.array([[r['wer'], r['below'], r['above']] for r in curve]).T
+            name = None if which == 'clean' and (model, modality) in drawn else f'{model} ({modality})'   # once
+            bars = (below, above) if len(x) == 1 else None
+            ax.errorbar(x, y, bars, fmt=styles[modality], color=colors[model], capsize=3, label=name)
+            if len(x) > 1: ax.fill_between(x, y - below, y + above, color=colors[model], alpha=0.15, lw=0)
     ax.axvspan(clean - gap/2, clean + gap/2, color=GREY, alpha=0.4, lw=0)
     if mark is not None: ax.axvline(mark, color=COLORS[-1], lw=1, ls='-.')
     ax.set_xticks([*levels, clean], [*(f'{x:g}' for x in levels), 'clean'])
