@@ -7,10 +7,11 @@ __all__ = ['Round', 'round_job', 'run_rounds']
 
 # %% ../../nbs/train/11_rounds.ipynb #af4c3c5f
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ..compress.method import Method
 from ..changes import change
+from .fit import Fit
 from .job import Job
 from .launch import launch
 from .progress import kept_model
@@ -28,10 +29,11 @@ def round_job(
     method:Method,           # of this round
     start:str|Path,          # model to start from
     out:Path,                # folder of the round
+    fit:Fit|None=None,       # how the round trains; None = as the dense training
 )->Job:                      # the round
     "The dense training once more, from another start and with a method."
-    methods = (*dense.stage.methods, method)
-    return change(dense, {'stage.methods': methods, 'stage.fit.keep': (), 'student': str(start), 'random': False,
+    methods, fit = (*dense.stage.methods, method), replace(fit or dense.stage.fit, keep=())
+    return change(dense, {'stage.methods': methods, 'stage.fit': fit, 'student': str(start), 'random': False,
                           'out': str(out)})
 
 def run_rounds(
@@ -41,6 +43,7 @@ def run_rounds(
     out:str|Path,                             # folder of the rounds
     rewind:int|None=None,                     # one of `fit.keep` to set weights back to; None = no rewinding
     iterative:bool=True,                      # look at the model of the round before; False = always at the dense one
+    fit:Fit|None=None,                        # how rounds train, if not as the dense training; 0 updates = not at all
 )->list[Round]:                               # in the order of `sparsities`
     "Prune, rewind, retrain (Frankle et al. 2020; Renda et al. 2020); finished rounds are skipped."
     if list(sparsities) != sorted(set(sparsities)) or not all(0 < s < 1 for s in sparsities):
@@ -52,7 +55,7 @@ def run_rounds(
     trained, rounds = Path(dense.out)/'model', []
     for sparsity in sparsities:
         start = trained if rewind is None else kept_model(dense.out, dense.id, rewind)
-        job = round_job(dense, method(sparsity, str(trained)), start, Path(out)/f'{sparsity:.4f}')
+        job = round_job(dense, method(sparsity, str(trained)), start, Path(out)/f'{sparsity:.4f}', fit)
         rounds.append(Round(sparsity, Path(job.out), launch(job)))
         if iterative: trained = Path(job.out)/'model'
     return rounds
