@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_split', 'load_writer', 'check_transcribes', 'check_conditions', 'check_evaluation', 'Evaluation', 'Checked',
-           'Overview', 'check_outs', 'look_at_job', 'look_at_end', 'check_jobs']
+           'Overview', 'check_outs', 'look_at_job', 'look_at_writers', 'look_at_end', 'check_jobs']
 
 # %% ../../nbs/train/14_check.ipynb #afbc301d
 import os
@@ -187,26 +187,36 @@ def look_at_job(
     plan.stand_ins.add(job, looked, model)
 
 # %% ../../nbs/train/14_check.ipynb #09b5d8dc
+def look_at_writers(
+    plan:Overview,           # all jobs were seen
+    evaluation:Evaluation,   # at the end
+)->list[tuple[str, ...]]:    # streams that models take, of 'audio', 'video' and 'wav': each tuple once
+    "Look at the models that a plan measures."
+    attempt, read = plan.findings.attempt, {}
+    for name in evaluation.models:
+        if name in plan.models: model = plan.models[name]
+        else: model = attempt(name, load_writer, name, evaluation.tokenizers.get(name, ''))
+        taken = None if model is None else attempt(name, modalities_of, model, evaluation.modalities)
+        streams = attempt(name, check_transcribes, model, taken) if taken else None
+        if streams: read[streams] = True
+    return list(read)
+
 def look_at_end(
-    plan:Overview,               # all jobs were seen
+    plan:Overview,           # all jobs were seen
     evaluation:Evaluation,   # at the end
     data:Data,               # where its clips come from
 ):
     "Look at what a plan measures."
-    e, attempt, corpus, streams = evaluation, plan.findings.attempt, plan.open(data), {}
-    for name in e.models:
-        if name in plan.models: model = plan.models[name]
-        else: model = attempt(name, load_writer, name, e.tokenizers.get(name, ''))
-        taken = None if model is None else attempt(name, modalities_of, model, e.modalities)
-        if taken: streams |= dict.fromkeys(attempt(name, check_transcribes, model, taken) or ())
+    e, attempt, corpus = evaluation, plan.findings.attempt, plan.open(data)
+    read = look_at_writers(plan, e)
     if corpus is None: return
-    streams = tuple(streams)
     plan.clips['evaluation'] = counts = {}
-    counts[e.split] = attempt('evaluation', check_split, corpus, e.split, True, streams, e.max_frames, plan.isfile)
-    for c in e.conditions if streams else ():
-        attempt('evaluation', check_conditions, corpus, e.split, (c,), streams, plan.isfile)
-    for split in e.others:
-        counts[split] = attempt('evaluation', check_split, corpus, split, False, streams, None, plan.isfile)
+    for streams in read or [()]:
+        counts[e.split] = attempt('evaluation', check_split, corpus, e.split, True, streams, e.max_frames, plan.isfile)
+        for split in e.others:
+            counts[split] = attempt('evaluation', check_split, corpus, split, False, streams, None, plan.isfile)
+        for c in e.conditions if streams else ():
+            attempt('evaluation', check_conditions, corpus, e.split, (c,), streams, plan.isfile)
 
 # %% ../../nbs/train/14_check.ipynb #6ef30cfa
 def check_jobs(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'AXES', 'STYLES', 'SIZES', 'smooth_curve', 'plot_training', 'condition_level', 'wer_span', 'result_rows',
-           'wer_curves', 'plot_robustness', 'plot_size_vs_wer']
+           'wer_curves', 'plot_robustness', 'robustness_panels', 'plot_size_vs_wer']
 
 # %% ../../nbs/viz/01b_curves.ipynb #166c24fc
 from itertools import cycle
@@ -154,6 +154,27 @@ def plot_robustness(
     ax.grid(alpha=0.3)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return ax
+
+# %% ../../nbs/viz/01b_curves.ipynb #3b405ddf
+def robustness_panels(
+    results:dict,           # as in `plot_robustness`
+    kinds:list,             # kinds of conditions, a panel each
+    modalities:tuple=None,  # input modalities to draw, all if None
+    columns:int=3,          # panels in a row
+)->list[plt.Axes]:          # one for each kind
+    "`plot_robustness` for several kinds of noise."
+    rows = -(-len(kinds)//columns)
+    fig = plt.figure(figsize=(4*min(columns, len(kinds)), 0.7 + 2.6*rows), layout='constrained')
+    axes = fig.subplots(rows, min(columns, len(kinds)), squeeze=False).ravel()
+    names = {}   # label -> line
+    for kind, ax in zip(kinds, axes):
+        plot_robustness(results, kind, modalities, ax=ax).set(title=kind)
+        if not ax.get_subplotspec().is_first_col(): ax.set(ylabel='')
+        names |= {label: line for line, label in zip(*ax.get_legend_handles_labels())}
+        ax.get_legend().remove()
+    for ax in axes[len(kinds):]: ax.set_axis_off()
+    fig.legend(names.values(), names, loc='outside lower center', ncols=4, fontsize=8, frameon=False)
+    return list(axes[:len(kinds)])
 
 # %% ../../nbs/viz/01b_curves.ipynb #e8d3af5f
 SIZES = {
