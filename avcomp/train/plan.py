@@ -75,8 +75,14 @@ class Plan(Steps):
         seed:int|None=None,      # None = that of the plan
     )->Path:                     # model folder that the training will write
         "Add a training."
-        job = Job(change(stage, changes), data or self.data, str(student), str(self.out/name), random,
-                  self.seed if seed is None else seed, self.run_on)
+        return self.follow(Job(change(stage, changes), data or self.data, str(student), str(self.out/name), random,
+                               self.seed if seed is None else seed, self.run_on))
+
+    def follow(self,
+        job:Job,         # whose `out` is a folder in that of the plan
+    )->Path:             # model folder that the training will write
+        "Add a training that is a whole job already, such as a round of pruning."
+        name = str(Path(job.out).relative_to(self.out))
         self.add(name, Step(self.steps_of(sources_of(job)), job))
         return self.out/name/'model'
 
