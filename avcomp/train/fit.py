@@ -62,7 +62,7 @@ UNITS = ('update', 'epoch')
 @dataclass(frozen=True)
 class Fit:
     "How a training goes; defaults are those of the joint distillation and pruning of DP-AVHuBERT."
-    updates:Updates=50_000          # length, in `unit`
+    updates:Updates=50_000          # length, in `unit`; 0 = no training: methods act on the model as it comes
     unit:str='update'               # what all counts of a stage count: 'update', or 'epoch' (passes over the clips)
     max_frames:int=4000             # padded video frames (25 a second) that a batch may hold
     batches:int=1                   # batches of an update, of all processes together
@@ -77,21 +77,21 @@ class Fit:
 
     def __post_init__(self):
         if self.unit not in UNITS: raise ValueError(f"unit is one of {UNITS}, got {self.unit!r}")
-        if min(self.updates, self.batches, self.max_frames) < 1:
-            raise ValueError("updates, batches and max_frames are at least 1, "
+        if min(self.updates + 1, self.batches, self.max_frames) < 1:
+            raise ValueError("batches and max_frames are at least 1, and updates at least 0, "
                              f"got {self.updates=}, {self.batches=}, {self.max_frames=}")
         if outside := [n for n in self.keep if not 0 <= n <= self.updates]:
             raise ValueError(f"keep names points of training between 0 and {self.updates}, got {outside}")
         if self.average < 0 or self.average_every < 1:
             raise ValueError("average is a number of points, at least 0, and average_every at least 1, "
                              f"got {self.average=}, {self.average_every=}")
-        self.schedule.factor(1, self.updates)   # a schedule that cannot be is an error now, not at the first update
+        self.factor(1)   # a schedule that cannot be is an error now, not at the first update
 
     def factor(self,
         n:int,   # number of the update, from 1
     )->float:    # factor on all learning rates
         "The learning rate schedule of this fit."
-        return self.schedule.factor(n, self.updates)
+        return self.schedule.factor(n, max(1, self.updates))
 
     @property
     def averaged(self)->tuple[int, ...]:
@@ -105,6 +105,7 @@ def stretched(
     changes:dict={}, # dotted names of further fields to change -> new values
 ):                   # the same stage, with all its counts of updates in proportion
     "A shorter or longer version of a stage."
+    if updates < 1: raise ValueError(f"a stage is stretched to 1 update or more, got {updates}; leave it out instead")
     longer = scaled(stage, updates/stage.fit.updates)
     return change(longer, {'fit.updates': updates} | changes)
 

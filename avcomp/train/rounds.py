@@ -45,7 +45,7 @@ def round_jobs(
     iterative:bool=True,                      # look at the model of the round before; False = always at the dense one
     fit:Fit|None=None,                        # how rounds train, if not as the dense training; 0 updates = not at all
 )->dict[float, Job]:                          # share to remove -> its round, in order
-    "Prune, rewind, retrain, told before any of it is run: the models that rounds start from may not be there yet."
+    "All rounds, told before one of them is run: what they start from may not be there yet."
     if list(sparsities) != sorted(set(sparsities)) or not all(0 < s < 1 for s in sparsities):
         raise ValueError(f"sparsities are rising shares in (0, 1), got {sparsities}")
     if rewind is not None and rewind not in dense.stage.fit.keep:
