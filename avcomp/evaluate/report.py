@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'evaluate_model', 'evaluate_models', 'texts_of', 'wer_int
            'heard_pieces', 'removed', 'versions', 'machine', 'Report', 'write_report', 'read_report', 'seeds_table']
 
 # %% ../../nbs/evaluate/07_report.ipynb #56dcc430
-import json, os, platform, re, time
+import json, os, platform, time
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -23,43 +23,37 @@ from .intervals import Interval, difference_in_words, mean_and_spread, wer_diffe
 from .results import Robustness
 from .robustness import robustness, transcribe_batch
 from .tables import in_words, markdown_table
-from ..models.checkpoints import load_model
 from ..models.contract import Model, batch_inputs, choose_streams
 from ..settings import to_data
 
 # %% ../../nbs/evaluate/07_report.ipynb #41799aec
 def evaluate_model(
-    model:Model|str|Path,   # transcribes, in eval mode; or where it lies
+    model:Model,       # transcribes, in eval mode
     cuts:list,         # clips to recognise
     noises:dict,       # kind -> lhotse cuts of noise recordings; {} = only clean
     path:Path,         # JSON file for the results
     threads:int,       # CPU threads
-    device:str,        # where a model goes that is read
     kwargs:dict,       # further arguments of `robustness`
 )->Robustness:         # what was measured
     "Word error rates of one model."
     with use_threads(threads):
-        if not isinstance(model, Model): model = load_model(model).to(device)
         tokenizer = Tokenizer(model.tokenizer_proto)
         return robustness(model, cuts, tokenizer, noises or None, tuple(noises), path=path, **kwargs)
 
 def evaluate_models(
-    models:dict,          # name -> model that transcribes, in eval mode, or where it lies: then one at a time is read
+    models:dict,          # name -> model that transcribes, in eval mode
     cuts,                 # clips to recognise
     noises:dict,          # kind -> lhotse cuts of noise recordings; {} = only clean
     folder:str|Path,      # where results go: a JSON file for each model
     at_once:int=1,        # models at a time: more than one in processes of their own, which share the cores
-    device:str='cpu',     # where models go that are read: 'cpu' or 'cuda'
     **kwargs,             # further arguments of `robustness`
 )->dict[str, Robustness]: # by model
     "Word error rates of several models on the same clips, under the same conditions."
-    paths = [Path(folder)/(re.sub(r'[^\w.-]+', '_', name).strip('_') + '.json') for name in models]
-    there = [m for m in models.values() if isinstance(m, Model)]
-    on_gpu = any(p.is_cuda for m in there for p in m.parameters())   # where other processes cannot take them
-    apart = min(at_once, len(models)) if at_once > 1 and not on_gpu else 0
+    paths = [Path(folder)/f"{name.replace(' ', '_').replace(',', '')}.json" for name in models]
+    apart = min(at_once, len(models)) if at_once > 1 and not torch.cuda.is_available() else 0
     if apart: kwargs = kwargs | dict(progress=False)
     threads = max(1, torch.get_num_threads()//max(1, apart))
-    jobs = [(evaluate_model, model, list(cuts), noises, path, threads, device, kwargs)
+    jobs = [(evaluate_model, model, list(cuts), noises, path, threads, kwargs)
             for model, path in zip(models.values(), paths)]
     return dict(zip(models, run_jobs(jobs, apart, 'models recognise')))
 
