@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'clip_errors', 'clip_draws', 'Interval', 'interval_of', 'drawn_rates', 'rate_intervals', 'wer_interval',
-           'wer_difference', 'points', 'difference_in_words', 'mean_and_spread']
+           'wer_difference', 'points', 'verdict', 'difference_in_words', 'loss_in_words', 'mean_and_spread']
 
 # %% ../../nbs/evaluate/01b_intervals.ipynb #244ec8aa
 from dataclasses import dataclass
@@ -96,20 +96,40 @@ def points(
     "A difference of rates as it is read."
     return f'{100*rate:+.1f}'
 
+def verdict(
+    more:Interval,   # a difference of rates
+    above:str,       # what to say where all of it is above 0
+    below:str,       # below 0
+    neither:str,     # where it holds 0
+    unit:str='points',   # what the numbers are
+)->str:              # a sentence in Markdown, with the numbers
+    "Say what an interval allows to say."
+    span = f'({points(more.value)} {unit}, 95 % interval {points(more.low)} to {points(more.high)})'
+    if more.low > 0: return f'**{above}** {span}.'
+    if more.high < 0: return f'**{below}** {span}.'
+    return f'{neither} {span}; it is at most {100*max(abs(more.low), abs(more.high)):.1f} points.'
+
 def difference_in_words(
     name:str,          # of a model
     other:str,         # of the one it is compared with
     more:Interval,     # from `wer_difference`
     where:str='',      # condition, such as 'in clean speech'
 )->str:                # a sentence in Markdown
-    "What an interval allows to say."
-    name = name[:1].upper() + name[1:]
-    span = f"{points(more.value)} points, 95 % interval {points(more.low)} to {points(more.high)}"
+    "What an interval allows to say of two models."
+    name, where = name[:1].upper() + name[1:], f' {where}' if where else ''
+    return verdict(more, f'{name} makes more errors than {other}{where}', f'{name} makes fewer errors than {other}{where}',
+                   f'{name} and {other}: no difference{where} can be told')
+
+def loss_in_words(
+    name:str,          # of a model
+    other:str,         # of the one it is compared with
+    more:Interval,     # what noise costs the model beside clean speech, minus what it costs the other
+    where:str='',      # condition, such as '(lips alone, blur#5)'
+)->str:                # a sentence in Markdown
+    "What an interval allows to say of robustness."
     where = f' {where}' if where else ''
-    if more.low > 0: return f'**{name} makes more errors than {other}{where}** ({span}).'
-    if more.high < 0: return f'**{name} makes fewer errors than {other}{where}** ({span}).'
-    bound = max(abs(more.low), abs(more.high))
-    return f'{name} and {other}: no difference{where} can be told ({span}); it is at most {100*bound:.1f} points.'
+    return verdict(more, f'Noise costs {name} more than {other}{where}', f'Noise costs {name} less than {other}{where}',
+                   f'No difference in what noise costs {name} and {other}{where} can be told', 'points beside clean speech')
 
 # %% ../../nbs/evaluate/01b_intervals.ipynb #0e8f68d6
 def mean_and_spread(

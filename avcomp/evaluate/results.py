@@ -8,7 +8,7 @@ __all__ = ['weights_digest', 'text_of', 'evaluation_digest', 'Robustness', 'all_
 
 # %% ../../nbs/evaluate/02b_results.ipynb #79541e32
 import hashlib, json, os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -63,6 +63,15 @@ class Robustness:
     )->list[tuple[str, str]]:   # (reference, hypothesis) of every clip
         "What was said and what was recognised."
         return [(self.references[id], text) for id, text in self.hypotheses[modality][condition].items()]
+
+    def part(self,
+        modalities:tuple,   # of 'av', 'a' and 'v'
+        conditions:tuple,   # names
+    )->'Robustness':        # without what else was done before
+        "What was asked for, in that order."
+        def of(found): return {m: {c: found[m][c] for c in conditions if c in found[m]} for m in modalities if m in found}
+        views = {c: self.views[c] for c in conditions if c in self.views}
+        return replace(self, wer=of(self.wer), hypotheses=of(self.hypotheses), views=views)
 
     def has(self,
         modality:str,    # 'av', 'a' or 'v'
