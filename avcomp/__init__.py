@@ -25,6 +25,7 @@ PUBLIC = {   # module: its public names
     'compress.pruning': 'prune_',
     'compress.merging': 'merge_ collapse_',
     'compress.gated': 'load_gated',
+    'compress.magnitude': 'magnitude_masks apply_masks_',
     'data.audio_noise': 'mix',
     'data.corruptions': 'corrupt',
     'evaluate.wer': 'wer',

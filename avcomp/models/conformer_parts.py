@@ -91,7 +91,8 @@ class FeedForward(nn.Module):
         yield Dim(dim, self.fc1.out_features, 'ffn')
         yield from linear_dims(f'{name}.fc1', dim, '/embed', present)
         yield from linear_dims(f'{name}.fc2', '/embed', dim, present)
-        yield GatePoint(f'{name}.gate', dim, -1, ((f'{name}.fc2.weight', 1),))
+        made = tuple((f'{name}.fc1.{t}', 0) for t in ('weight', 'bias'))
+        yield GatePoint(f'{name}.gate', dim, -1, ((f'{name}.fc2.weight', 1),), (made,))
 
 # %% ../../nbs/models/05b_conformer_parts.ipynb #b650ab1c
 class ConvModule(nn.Module):
