@@ -74,12 +74,13 @@ class Fit:
     average:int=0                   # points at the end whose mean is the model; 0 = the weights of the last update
     average_every:Updates=1         # from one of these points to the next, in `unit`
     sync_batchnorm:bool=False       # batch statistics of all processes together, on GPUs; False = of each alone
+    longest:int|None=None           # longest clip to train on, in frames; None = any that the data and a batch admit
 
     def __post_init__(self):
         if self.unit not in UNITS: raise ValueError(f"unit is one of {UNITS}, got {self.unit!r}")
-        if min(self.updates + 1, self.batches, self.max_frames) < 1:
-            raise ValueError("batches and max_frames are at least 1, and updates at least 0, "
-                             f"got {self.updates=}, {self.batches=}, {self.max_frames=}")
+        if min(self.updates + 1, self.batches, self.max_frames, 1 if self.longest is None else self.longest) < 1:
+            raise ValueError("batches, max_frames and longest are at least 1, and updates at least 0, "
+                             f"got {self.updates=}, {self.batches=}, {self.max_frames=}, {self.longest=}")
         if outside := [n for n in self.keep if not 0 <= n <= self.updates]:
             raise ValueError(f"keep names points of training between 0 and {self.updates}, got {outside}")
         if self.average < 0 or self.average_every < 1:
