@@ -114,7 +114,7 @@ def make_weights(shapes, seed):
         elif last == 'num_batches_tracked': w = np.int64(1)
         elif last == 'weight_g': w = rng.uniform(0.5, 1.5, shape)
         elif last == 'weight_v': w = 0.02*rng.standard_normal(shape)
-        elif last == 'bias': w = 0.1*rng.standard_normal(shape)
+        elif last in ('bias', 'pos_bias_u', 'pos_bias_v'): w = 0.1*rng.standard_normal(shape)
         elif last == 'weight' and len(shape) == 1: w = rng.uniform(*(0.6, 1.4) if norm else (0.1, 0.4), shape)
         elif len(shape) >= 2:
             w = rng.standard_normal(shape)/np.sqrt(np.prod(shape[1:]))*(1.4 if len(shape) >= 4 else 1.)

@@ -11,9 +11,10 @@ from torch import nn, Tensor
 from ..core import Config, register_family
 from .attention import head_width
 from .avhubert import AVHubert, AVHubertConfig, avhubert_config
-from .contract import AVHUBERT_VOCAB, Output, check_ranges, sizes_below
+from .contract import Output, check_ranges, sizes_below
 from .decoder import Decoder
 from .recogniser import Recogniser
+from ..pieces import AVHUBERT_VOCAB
 
 # %% ../../nbs/models/08b_avhubert_s2s.ipynb #e91c4c0f
 @dataclass(frozen=True)

@@ -104,7 +104,11 @@ def with_head(
     head:str,           # 'none', 'stored' or 'predict'
 )->Checkpoint:          # without those tensors of the head that it leaves out
     "Keep less of a pre-training head."
-    prefix = 'encoder.' if 'encoder' in found.config.__dataclass_fields__ else ''
+    inner = vars(found.config).get('encoder', found.config)
+    if 'head' not in vars(inner):
+        if head == 'none': return found
+        raise ValueError(f"a model of family {found.config.family!r} has no pre-training head; leave out head={head!r}")
+    prefix = '' if inner is found.config else 'encoder.'
     config = change(found.config, {f'{prefix}head': head})
     want = unfilled_model(config.model_cls, config).state_dict()
     parts = tuple(prefix+part for part in HEAD)

@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
         yield Dim(dim, self.fc1.out_features, 'ffn')
         yield from linear_dims(f'{name}.fc1', dim, '/embed', present)
         yield from linear_dims(f'{name}.fc2', '/embed', dim, present)
-        made = tuple((f'{name}.fc1.{t}', 0) for t in ('weight', 'bias'))
+        made = (f'{name}.fc1.weight', 0), (f'{name}.fc1.bias', 0)
         yield GatePoint(f'{name}.gate', dim, -1, ((f'{name}.fc2.weight', 1),), (made,))
 
 # %% ../../nbs/models/05b_conformer_parts.ipynb #b650ab1c
@@ -128,4 +128,5 @@ class ConvModule(nn.Module):
         yield from norm_dims(f'{name}.norm', dim, present, BATCH_NORM)
         yield Weight(f'{name}.norm.num_batches_tracked', (), None, present)
         yield from linear_dims(f'{name}.out_proj', '/embed', dim, present)
-        yield GatePoint(f'{name}.gate', dim, -1, ((f'{name}.out_proj.weight', 1),))
+        made = (f'{name}.norm.weight', 0), (f'{name}.norm.bias', 0)
+        yield GatePoint(f'{name}.gate', dim, -1, ((f'{name}.out_proj.weight', 1),), (made,))

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from ..core import Config, GatePoint, check_choices, register_family
 from .attention import RelPositions, head_width
 from .avhubert import ClusterModel
-from .contract import AVHUBERT_VOCAB, Output, Search, check_ranges, linear_dims, norm_dims, sizes_below
+from .contract import Output, Search, check_ranges, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
 from .inputs import check_mask, check_wavs, normalize
 from .recogniser import Recogniser
 from .waveform import DenseNorm, WaveFrontend
+from ..pieces import AVHUBERT_VOCAB
 
 # %% ../../nbs/models/05_hubert.ipynb #c1d4a246
 @dataclass(frozen=True)

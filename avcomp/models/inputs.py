@@ -156,7 +156,7 @@ def check_lengths(
     n = torch.full(shape[:1], shape[1]) if lengths is None else check_counts(lengths, shape, 'samples')
     if (bad := n < shortest).any():
         raise ValueError(f"clips {bad.nonzero().flatten().tolist()} of the batch have {n[bad].tolist()} samples; "
-                         f"one frame needs {shortest} (25 ms at 16 kHz). Drop or pad them")
+                         f"one frame needs {shortest} ({shortest/16:g} ms at 16 kHz). Drop or pad them")
     return n
 
 def check_wavs(
@@ -180,10 +180,11 @@ def check_wavs(
 def normalize(
     wav:Tensor,                  # (B, N), zeros where padded
     lengths:Tensor|None=None,    # (B,) valid samples, on its device; None = all
+    eps:float=1e-5,              # added to the variance
 )->Tensor:                       # (B, N), zeros where padded, of the type of `wav`
     "Mean 0 and variance 1 over the valid samples of each waveform."
     x = wav if wav.dtype == torch.float64 else wav.float()
     n = wav.shape[1] if lengths is None else lengths[:, None]
     valid = torch.arange(wav.shape[1], device=wav.device) < n
     x = (x - x.sum(1, keepdim=True)/n) * valid
-    return (x*(x.square().sum(1, keepdim=True)/n + 1e-5).rsqrt()).to(wav.dtype)
+    return (x*(x.square().sum(1, keepdim=True)/n + eps).rsqrt()).to(wav.dtype)

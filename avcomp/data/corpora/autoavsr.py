@@ -148,7 +148,7 @@ def write_autoavsr_list(
 )->Path:                  # the list
     "Write clips as Auto-AVSR lays them out: copies of the files, transcripts, units and a list."
     root, lines = Path(root), []
-    pieces = ['<unk>'] + sorted(set(tokenizer.pieces) - set(SPECIALS))
+    pieces = tokenizer.units.pieces if tokenizer.units else ('<unk>', *sorted(set(tokenizer.pieces) - set(SPECIALS)))
     units = {piece: i for i, piece in enumerate(pieces, start=1)}
     for c in cuts:
         video = write_autoavsr_clip(c, root, dataset).relative_to(root/dataset)

@@ -7,7 +7,6 @@ __all__ = ['AUDIO_FAMILIES', 'UNKNOWN', 'NORMAL', 'CONTROL', 'LETTER_MODEL', 'SP
            'letter_tokenizer', 'plain_state', 'check_writable', 'counts_removed']
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #ddb81ca2
-import struct
 from dataclasses import replace
 import torch
 from torch import nn, Tensor
@@ -15,6 +14,7 @@ from ..attention import LETTERS
 from .checkpoint import Checkpoint, fit_state
 from ..hubert import HubertConfig, Wav2Vec2Config, WavLMConfig
 from ..waveform import DenseNorm
+from ...pieces import field
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #cf63dbe5
 AUDIO_FAMILIES = {'hubert': HubertConfig, 'wav2vec2': Wav2Vec2Config, 'wavlm': WavLMConfig}
@@ -45,14 +45,6 @@ def audio_checkpoint(
     return Checkpoint(replace(config, **_told(state)), **found, **kwargs)
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #6f97c0bc
-def _varint(n): return bytes([n & 127 | 128]) + _varint(n >> 7) if n > 127 else bytes([n])
-
-def _field(number, value):
-    "One protobuf field: a float, a whole number, or bytes."
-    if isinstance(value, float): return bytes([number << 3 | 5]) + struct.pack('<f', value)
-    if isinstance(value, int): return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
 UNKNOWN, NORMAL, CONTROL = 2, 1, 3             # kinds of pieces
 LETTER_MODEL = 4                               # one piece per letter
 SPECIAL_IDS = {40: 3, 41: 0, 42: 2, 43: 1}     # fields of the trainer: unknown, begin, end, padding
@@ -66,11 +58,11 @@ def letter_tokenizer(
     spelled = lower if len(set(lower)) == len(lower) else symbols   # two cases of a letter stay two letters
     pieces = ['<s>', '<pad>', '</s>', '<unk>', *(s.replace('|', '▁') for s in spelled[4:])]
     kinds = [CONTROL, CONTROL, CONTROL, UNKNOWN] + [NORMAL]*(len(pieces) - 4)
-    rows = [_field(1, p.encode()) + _field(2, 0.) + _field(3, kind) for p, kind in zip(pieces, kinds)]
-    ids = b''.join(_field(number, n) for number, n in SPECIAL_IDS.items())
-    trainer = _field(3, LETTER_MODEL) + _field(4, len(pieces)) + ids
-    normaliser = _field(1, b'identity') + _field(3, 0)
-    return b''.join(_field(1, row) for row in rows) + _field(2, trainer) + _field(3, normaliser)
+    rows = [field(1, p.encode()) + field(2, 0.) + field(3, kind) for p, kind in zip(pieces, kinds)]
+    ids = b''.join(field(number, n) for number, n in SPECIAL_IDS.items())
+    trainer = field(3, LETTER_MODEL) + field(4, len(pieces)) + ids
+    normaliser = field(1, b'identity') + field(3, 0)
+    return b''.join(field(1, row) for row in rows) + field(2, trainer) + field(3, normaliser)
 
 # %% ../../../nbs/models/formats/07_audio.ipynb #d35b00ea
 def plain_state(
