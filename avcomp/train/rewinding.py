@@ -71,6 +71,7 @@ def method_jobs(
     sparsities:tuple[float, ...],        # rising, one round each, see `sparsity_grid`
     folder:Callable[[float], str|Path],  # share to remove -> folder of its round
     rewind:int=0,                        # rewound methods: one of `fit.keep` of the dense training to go back to
+    fit:Fit|None=None,                   # how rounds train; None = for the share of the dense training that is theirs
     **kwargs,                            # further settings of `Magnitude`: pattern, per_layer, modules, spared
 )->dict[float, Job]:                     # share to remove -> its round, in order
     "A method at several sparsities, told before one of them is run."
@@ -78,7 +79,7 @@ def method_jobs(
         raise ValueError(f"methods are {tuple(METHODS)}, or a Rewinding; got {method!r}")
     row = METHODS[method] if isinstance(method, str) else method
     def make(sparsity, of): return Magnitude(sparsity, of, row.enforce, **kwargs)
-    fit, point = fit_of(row, dense.stage.fit), rewind if row.rewound else None
+    fit, point = fit or fit_of(row, dense.stage.fit), rewind if row.rewound else None
     return round_jobs(dense, sparsities, make, folder, point, row.iterative, fit)
 
 def run_method(
@@ -86,9 +87,8 @@ def run_method(
     method:str|Rewinding,          # as for `method_jobs`
     sparsities:tuple[float, ...],  # rising, one round each
     out:str|Path,                  # folder of the rounds
-    rewind:int=0,                  # as for `method_jobs`
-    **kwargs,                      # further settings of `Magnitude`
+    **kwargs,                      # further arguments of `method_jobs`: rewind, fit, settings of `Magnitude`
 )->list[Round]:                    # in the order of `sparsities`
     "A method at several sparsities; finished rounds are skipped."
     def folder(sparsity): return Path(out)/f'{sparsity:.4f}'
-    return launch_rounds(dense, method_jobs(dense, method, sparsities, folder, rewind, **kwargs))
+    return launch_rounds(dense, method_jobs(dense, method, sparsities, folder, **kwargs))
