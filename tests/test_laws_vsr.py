@@ -7,6 +7,7 @@ from avcomp.compress.gates import gate_
 from avcomp.compress.l1 import l1_masks
 from avcomp.compress.merging import collapse_, merge_
 from avcomp.compress.pruning import cut_, prune_
+from avcomp.evaluate.robustness import features_as_video, video_features
 from avcomp.models.contract import unfilled_model
 from avcomp.models.vsr import VSR, VSR_SIZES, vsr_config
 from laws import check_rounds, close, multiplications, numel, set_logits
@@ -181,6 +182,16 @@ def test_smallest_weights_go_first():
     cut_(model, masks)
     assert model.encoder.layers[0].conv.part.depthwise.out_channels == len(kept)
     assert run(model).isfinite().all()
+
+
+def test_what_was_seen_serves_again():
+    "Evaluation under many noises looks at the pictures once, and puts what was seen in place of the front-end."
+    model = build('sees')
+    batch = dict(video=CLIPS['video'], padding_mask=torch.arange(FRAMES) >= torch.tensor([[FRAMES], [SHORT]]))
+    seen = video_features(model, batch)
+    before = run(model)
+    with features_as_video(model, seen): close(run(model), before)
+    assert model.video.proj.out_features == 48   # the front-end is back
 
 
 def test_emptied_entries_go():

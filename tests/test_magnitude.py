@@ -21,6 +21,7 @@ from avcomp.models.hubert import hubert_config
 from avcomp.models.vsr import VSR, vsr_config
 from avcomp.train.engine import finished, run
 from avcomp.train.progress import Keeper, resume_point
+from avcomp.train.rewinding import run_method
 
 pytestmark = pytest.mark.filterwarnings('ignore:Initializing zero-element')
 G = torch.Generator().manual_seed(1)
@@ -40,8 +41,9 @@ def with_decoder():
     encoder = avhubert_config('tiny', **ENCODER)
     return AVHubertS2S(avhubert_s2s_config('tiny', encoder, ffn_dim=22, vocab_size=16, ctc=True))
 
-def lip_reader():
-    return VSR(vsr_config('tiny', **NARROW, video_widths=(4, 6, 8, 10), vocab_size=16, decoder_layers=1))
+def reader(**kwargs):
+    config = vsr_config('tiny', **NARROW, vocab_size=16, decoder_layers=1, decoder_ffn_dim=22, **kwargs)
+    return VSR(config)
 
 def listener(size, **kwargs):
     config = hubert_config(size, **LISTENER | kwargs)
@@ -54,7 +56,8 @@ FAMILIES = {   # name -> maker of a model, inputs
     'hubert large': (lambda: listener('hubert_tiny', **LARGE), dict(wav=WAV)),
     'wav2vec2': (lambda: listener('wav2vec2_tiny'), dict(wav=WAV)),
     'wavlm': (lambda: listener('wavlm_tiny'), dict(wav=WAV)),
-    'vsr': (lip_reader, dict(video=SEEN, padding_mask=PADDED)),
+    'vsr': (lambda: reader(video_widths=(4, 6, 8, 10)), dict(video=SEEN, padding_mask=PADDED)),
+    'vsr that hears': (lambda: reader(stream='wav', wav_widths=(4, 6, 8, 10)), dict(wav=WAV)),
 }
 
 @pytest.fixture(params=FAMILIES)
@@ -230,3 +233,11 @@ def test_stopped_and_resumed(job, parts, tmp_path, monkeypatch, enforce):
     found, wanted = nonzero_masks(load_model(tmp_path/'whole'/'model')), method.masks(ranked)
     same = all(torch.equal(found[n], wanted[n]) for n in wanted)
     assert same == enforce and abs(reports[0]['sparsity'] - 0.6) < 0.01
+
+def test_an_epoch_that_was_never_stored(job, tmp_path):
+    "is an error before anything runs, whatever the method."
+    dense = job('smoke_audio distill', tmp_path/'dense', {'fit.updates': 15, 'fit.keep': (0, 5)})
+    for method in ('lth', 'iterative_lth'):
+        with pytest.raises(ValueError, match=r'keeps its weights at \(0, 5\), and not at 10'):
+            run_method(dense, method, (0.5,), tmp_path/'rounds', rewind=10)
+    assert not list(tmp_path.iterdir())

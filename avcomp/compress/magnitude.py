@@ -28,7 +28,7 @@ def layers_of(
     modules:tuple=('*',),    # patterns of module paths, such as 'encoder.*' or '*.fc1'
     spared:tuple=(),         # patterns of those among them that stay dense
 )->list[nn.Module]:          # in the order of the model
-    "Linear and convolutional layers by their paths; a pattern that matches none is an error."
+    "Linear and convolutional layers whose paths match; a pattern that matches none is an error."
     found = {path: m for path, m in model.named_modules() if isinstance(m, LAYERS)}
     for pattern in (*modules, *spared):
         if any(fnmatchcase(path, pattern) for path in found): continue

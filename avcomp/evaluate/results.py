@@ -35,7 +35,7 @@ def text_of(
     return (cut.supervisions[0].text or '').lower()
 
 def evaluation_digest(
-    model:Model,          # its weights and settings count
+    model:Model,          # its weights and settings count, those of its search too
     tokenizer,            # `Tokenizer` of the model
     cuts,                 # clips: their ids, transcripts and lengths count
     noises:dict|None,     # kind -> lhotse cuts of noise recordings: their names and lengths count
@@ -45,13 +45,13 @@ def evaluation_digest(
     clips = sorted((c.id, text_of(c), c.custom['num_frames']) for c in cuts)
     recordings = {kind: [(Path(c.id).name, c.duration) for c in found] for kind, found in (noises or {}).items()}
     words = hashlib.sha256(tokenizer.proto).hexdigest()
-    return digest(weights_digest(model), model.config, words, clips, recordings, *facts)
+    return digest(weights_digest(model), model.config, model.search, words, clips, recordings, *facts)
 
 # %% ../../nbs/evaluate/02b_results.ipynb #f1087bbb
 @dataclass
 class Robustness:
     "Word error rates by modality and condition, and the texts behind them."
-    identity:str                    # digest of model, tokenizer, clips, noise, seed and beam
+    identity:str                    # digest of model, tokenizer, clips, noise, seed and search
     references:dict[str, str]       # clip id -> text said
     wer:dict[str, dict[str, float]] = field(default_factory=dict)   # modality -> condition -> fraction
     hypotheses:dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)   # same, -> clip id -> text
@@ -125,7 +125,7 @@ def open_results(
     def aside(identity): return path.with_name(f'{path.stem}.{identity}{path.suffix}')
     if path.exists() and (other := read_results(path)['identity']) != identity:
         os.replace(path, aside(other))
-        print(f"{path.name} was made with another model, tokenizer, clips, transcripts, noise, seed or beam; "
+        print(f"{path.name} was made with another model, tokenizer, clips, transcripts, noise, seed or search; "
               f"it is kept as {aside(other).name}, and the evaluation is done anew")
     if not path.exists() and aside(identity).exists(): os.replace(aside(identity), path)
     return from_data(Robustness, read_results(path), str(path)) if path.exists() else None

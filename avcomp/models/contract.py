@@ -43,9 +43,9 @@ class Output:
 @kind('search')
 @dataclass(frozen=True)
 class Search:
-    "How texts are looked for; the defaults are AV-HuBERT's, as in fairseq."
+    "How texts are looked for; the defaults are fairseq's, and so AV-HuBERT's, with a voice for a CTC head."
     beam_size:int=5          # texts kept alive, >= 1
-    ctc_weight:float=0.      # of a CTC head beside a decoder, in [0, 1]; the decoder has the rest
+    ctc_weight:float=0.      # of a CTC head where there is a decoder as well, in [0, 1]; the decoder has the rest
     len_penalty:float=1.     # exponent of the length that a score is divided by, >= 0
     min_len:int=1            # fewest tokens before `eos`, >= 0
     max_len:int|None=None    # most, >= 1; None = as many as the clip has frames

@@ -127,7 +127,7 @@ class CTCScorer(ClipScorer):
         self.vocab, self.log_probs = vocab, blank_padding(log_probs, valid, vocab.blank)
 
     def start(self, num_texts):
-        "Of a clip it knows probabilities (T, V) but no blanks, their logarithms, and blanks summed; of a text n, b, psi."
+        "Of clips it knows probabilities (no blanks), their logarithms, and blanks summed; of texts n, b and psi."
         x, blank = self.log_probs, self.vocab.blank
         blanks = summed(x[..., blank])
         b = blanks.repeat_interleave(num_texts//len(x), 0)
@@ -192,9 +192,10 @@ def ctc_spans(
     places = with_blanks(texts, blank)
     rows = torch.tensor(clips, device=log_probs.device)[:, None]
     x = log_probs[rows, :, places.to(log_probs.device)].transpose(1, 2).float().cpu()    # (N, T, S)
-    padding = torch.where(places == blank, 0., -math.inf)[:, None]
-    x = torch.where(valid.cpu()[clips][..., None], x, padding)
-    skips = F.pad((places[:, 2:] != places[:, :-2]) & (places[:, 2:] != blank), (2, 0))[:, :places.shape[1]]
+    inside = torch.arange(places.shape[1]) % 2 == 1    # places of tokens; none of them can be a blank
+    x = x.masked_fill((inside & (places == blank))[:, None], -math.inf)
+    x = torch.where(valid.cpu()[clips][..., None], x, torch.where(inside, -math.inf, 0.))
+    skips = F.pad(places[:, 2:] != places[:, :-2], (2, 0))[:, :places.shape[1]]
     paths = best_walk(x, skips, torch.tensor([2*len(text) for text in texts])).tolist()
     spans = [{} for _ in texts]
     for found, path in zip(spans, paths):

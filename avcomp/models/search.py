@@ -14,7 +14,6 @@ from torch import Tensor
 import torch.nn.functional as F
 from ..core import Vocab
 from .contract import Hypothesis, Search
-from .scorers import Scorer
 
 # %% ../../nbs/models/08_search.ipynb #a2081989
 @dataclass
@@ -47,7 +46,8 @@ def start_beams(
     tokens, sums = torch.full(shape, sos, device=device), none.clone()
     sums[:, 0] = 0   # all beams begin alike: only one may branch
     states = [scorer.start(len(limit)*beam_size) for scorer, _ in scorers]
-    return Beams(torch.arange(len(limit), device=device), limit, tokens, sums, states, Ended(none[..., 0], tokens, none))
+    clips, ended = torch.arange(len(limit), device=device), Ended(none[..., 0], tokens, none)
+    return Beams(clips, limit, tokens, sums, states, ended)
 
 # %% ../../nbs/models/08_search.ipynb #0ac6a3b0
 def check_answers(
@@ -220,7 +220,7 @@ def beam_search(
     scorers:list[tuple],      # (scorer, weight > 0); the first one proposes
     limit:Tensor,             # (B,) int64, most tokens of each clip before `eos`
     vocab:Vocab,              # ids of the model
-    search:Search=Search(),   # how to search
+    search:Search,            # how to search
     nbest:int=1,              # texts to return, 1 to `search.beam_size`
 )->list[list[Hypothesis]]:    # per clip, best first; fewer than `nbest` where no more have ended
     "Batched beam search; what scorers remember follows the beams."

@@ -66,8 +66,9 @@ def check_conditions(
 )->dict[str, int]:       # kind of noise -> recordings
     "Refuse conditions without their recordings."
     noises = corpus.noises.get(split, {})
-    for c in conditions: bind_views(condition_views(c), noises, streams_of(streams))
-    if set(conditions) - {'clean'}: check_recordings(noises, isfile)
+    views = [condition_views(c) for c in conditions]
+    for v in views: bind_views(v, noises, streams_of(streams))
+    if any(view.recordings for v in views for view in v): check_recordings(noises, isfile)
     return {kind: len(cuts) for kind, cuts in noises.items()}
 
 def check_evaluation(

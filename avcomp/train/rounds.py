@@ -36,6 +36,7 @@ def round_job(
     return change(dense, {'stage.methods': methods, 'stage.fit': fit, 'student': str(start), 'random': False,
                           'out': str(out)})
 
+# %% ../../nbs/train/11_rounds.ipynb #99cf21b4
 def round_jobs(
     dense:Job,                                # the dense training, which comes first
     sparsities:tuple[float, ...],             # shares to remove, rising, one round each
