@@ -19,7 +19,7 @@ def verdict(
     return 'holds' if more['high'] < 0 else 'reversed' if more['low'] > 0 else 'open'
 
 # %% ../../nbs/evaluate/03c_orderings.ipynb #d2c8c082
-Claims = dict[str, dict[str, np.ndarray]]   # claim -> point -> (N,) errors of each clip, those said to be fewer minus the others
+Claims = dict[str, dict[str, np.ndarray]]   # claim -> point -> (N,) errors of each clip: said to be fewer, minus others
 
 def check_claims(
     errors:Errors,     # of the clips
@@ -33,7 +33,11 @@ def check_claims(
             for claim, by in errors.intervals(columns).items()}
 
 # %% ../../nbs/evaluate/03c_orderings.ipynb #cf1c07eb
-TOLD = {'holds': 'it holds at', 'reversed': 'the opposite holds at', 'open': 'it cannot be told at'}   # verdict -> how it is said
+TOLD = {   # verdict -> how it is said
+    'holds': 'it holds at',
+    'reversed': 'the opposite holds at',
+    'open': 'it cannot be told at',
+}
 
 def claim_in_words(
     claim:str,      # a sentence without its full stop
@@ -66,5 +70,5 @@ def claims_table(
         verdicts = [one['verdict'] for by in found for one in by['points'].values()]
         counts = [f'{verdicts.count(v)} of {len(verdicts)}' for v in TOLD]
         rows.append([claim, mean_difference([by['mean'] for by in found]), *counts, published.get(claim)])
-    head = ['claim', f'points, {len(seeds)} seeds' if len(seeds) > 1 else 'points (95 % interval)', *TOLD, 'as published']
-    return markdown_table(head, rows)
+    over = f'points, {len(seeds)} seeds' if len(seeds) > 1 else 'points (95 % interval)'
+    return markdown_table(['claim', over, *TOLD, 'as published'], rows)

@@ -59,6 +59,7 @@ def round_jobs(
         if iterative: trained = Path(job.out)/'model'
     return jobs
 
+# %% ../../nbs/train/11_rounds.ipynb #7c1f0a35
 def launch_rounds(
     dense:Job,               # the dense training, which is run first, unless it is finished
     jobs:dict[float, Job],   # from `round_jobs`

@@ -27,7 +27,8 @@ def plot_sparsity_vs_wer(
 )->plt.Axes:             # the axes drawn on
     "WER against the share of weights removed (Fernandez-Lopez et al. 2023, table 1 and figure 1)."
     names = list(curves if names is None else names)
-    if unknown := set(names) - set(curves): raise ValueError(f"unknown curves {sorted(unknown)}; choose from {list(curves)}")
+    if unknown := sorted(set(names) - set(curves)):
+        raise ValueError(f"unknown curves {unknown}; choose from {list(curves)}")
     if not names: raise ValueError(f"expected at least one curve, got none; choose from {list(curves)}")
     if not top > 0: raise ValueError(f"top is the highest rate to show, > 0; got {top}")
     colors, marks = name_colors(curves), dict(zip(curves, cycle(MARKS)))
@@ -35,10 +36,12 @@ def plot_sparsity_vs_wer(
     for name in names:
         s, rate, below, above = np.array(sorted((s, *wer_span(wer)) for s, wer in curves[name].items())).T
         over = rate > top
-        ax.errorbar(s, np.minimum(rate, top), np.where(over, 0, (below, above)), fmt=f'{marks[name]}-', color=colors[name],
-                    ms=5, lw=1.2, capsize=3, label=name)
+        bars = np.where(over, 0, (below, above))
+        ax.errorbar(s, np.minimum(rate, top), bars, fmt=f'{marks[name]}-', color=colors[name], ms=5, lw=1.2, capsize=3,
+                    label=name)
         ax.plot(s[over], rate[over]*0 + top, marks[name], mfc='w', color=colors[name], clip_on=False, zorder=4)
-    for rate in {wer_span(curves[name][0])[0] for name in names if 0 in curves[name]}: ax.axhline(rate, color='0.5', ls=':', lw=1)
+    dense = {wer_span(curves[name][0])[0] for name in names if 0 in curves[name]}
+    for rate in dense: ax.axhline(rate, color='0.5', ls=':', lw=1)
     if mark is not None: ax.axvline(mark, color=COLORS[-1], lw=1, ls='-.')
     ax.set(xlim=(-0.03, 1), ylim=(0, top), xlabel='share of the weights removed', ylabel='word error rate',
            title='Lower is better; dotted: the dense model')
@@ -56,11 +59,14 @@ def sparsity_vs_wer_explorer(
         raise ValueError(f"expected curves, as {{'this run': {{'LRR': {{0.5: 0.3}}}}}}, got {pictures}")
     names = list(dict.fromkeys(name for curves in pictures.values() for name in curves))
     every = sorted({s for curves in pictures.values() for curve in curves.values() for s in curve})
-    def chosen(of, names): return [n for n in pictures[of] if n in names] or list(pictures[of])   # nothing chosen shows all
+    def chosen(of, names):
+        "Curves that are chosen; none shows all."
+        return [n for n in pictures[of] if n in names] or list(pictures[of])
     def draw(of, names, top, mark): return plot_sparsity_vs_wer(pictures[of], chosen(of, names), top, mark)
     def describe(of, names, top, mark):
         there = {name: pictures[of][name][mark] for name in chosen(of, names) if mark in pictures[of][name]}
-        return f'word error rate at {mark:.0%}' + html_table({n: {'WER': f'{wer_span(w)[0]:.1%}'} for n, w in there.items()})
+        cells = {name: {'WER': f'{wer_span(wer)[0]:.1%}'} for name, wer in there.items()}
+        return f'word error rate at {mark:.0%}' + html_table(cells)
     curves = widgets.SelectMultiple(options=names, value=names, rows=len(names), description='methods')
     top = widgets.FloatSlider(1., min=0.1, max=1.5, step=0.05, description='highest')
     return explorer(draw, dict(of=menu('numbers', list(pictures)), names=curves, top=top,
