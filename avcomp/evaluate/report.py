@@ -68,7 +68,7 @@ def evaluate_models(
     paths = [Path(folder)/f"{name.replace(' ', '_').replace(',', '')}.json" for name in models]
     if len(set(paths)) < len(paths):
         raise ValueError(f"names of models become names of files, and two of {list(models)} become one; choose others")
-    apart = min(at_once, len(models)) if at_once > 1 and not torch.cuda.is_available() else 0
+    apart = min(at_once, len(models)) if at_once > 1 else 0
     if apart: kwargs = kwargs | dict(progress=False)
     threads = max(1, torch.get_num_threads()//max(1, apart))
     jobs = [(evaluate_model, model, list(cuts), noises, path, threads, modalities, kwargs)
