@@ -22,7 +22,7 @@ from ..models.contract import Model, choose_streams
 from ..settings import sources_of
 from .finetune import check_pieces
 from .job import Data, Job
-from .job_checks import check_job, check_maps, check_noise, check_recordings
+from .job_checks import check_job, check_maps, check_noise, check_recordings, check_teacher
 from .loading import check_present
 from .standins import Findings, StandIns
 from .task import Training
@@ -152,7 +152,8 @@ class Overview:
         job:Job,              # of the plan
         training:Training,    # of the job
     ):
-        "Compare the maps of a distillation with those that it goes on with, and note its own."
+        "Compare the maps of a distillation with those that it goes on with, and note its own; look at its teacher."
+        self.findings.attempt(name, check_teacher, job, training.model, self.stand_ins)
         asked = [Path(source).resolve() for source in sources_of(job.stage.task)]
         for place in [p for p in asked if p in self.maps]:
             self.findings.attempt(name, check_maps, training, self.maps[place])
