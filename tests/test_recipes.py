@@ -223,6 +223,57 @@ def test_no_test_split_is_refused(listeners):
     assert not (out/'joint').exists()
 
 
+AUDIO = str(ROOT/'avcomp'/'assets'/'audio_teacher_tiny')
+
+
+def measured_in_noise(work, out):
+    "Parameters of a short run of `robustness`: a model that sees and hears, one that reads lips, one that listens."
+    corpus = work/'teacher'/'corpus'
+    units = train_units((c.supervisions[0].text for c in load_cuts(corpus, 'train')), out/'units.model', 60)
+    small = dict(num_layers=1, decoder_layers=1, embed_dim=32, ffn_dim=64, video_widths=(4, 4, 8, 8))
+    save_model(VSR(vsr_config('tiny', **small, vocab_size=units.vocab_size)), out/'lips')
+    models = {'both': str(work/'teacher'/'model'), 'lips': str(out/'lips'), 'ears': AUDIO}
+    return dict(models=models, tokenizers={'lips': str(out/'units.model')}, out=str(out), data_folder=str(corpus),
+                noises=['babble'], snrs=[0], kinds=['blur', 'block'], levels=[2, 9], sums=['blur#2+babble@0'], beam_size=1,
+                at_once=1)
+
+
+def test_robustness(work):
+    out = work/'robustness'
+    parameters = measured_in_noise(work, out)
+    report = execute('robustness', out, **parameters)
+    blurred, means = {'blur#2', 'blur#9', 'block#2', 'block#9'}, {'mean#2', 'mean#9'}
+    everything = {'clean', 'babble@0', 'blur#2+babble@0', *blurred, *means}
+    assert {m: set(c) for m, c in report['wer']['both'].items()} == {
+        'av': everything, 'a': {'clean', 'babble@0', 'blur#2+babble@0'}, 'v': everything - {'babble@0'}}
+    assert {name: list(by) for name, by in report['wer'].items()} == {'both': ['av', 'a', 'v'], 'lips': ['v'], 'ears': ['a']}
+    assert report['wer']['ears']['a']['clean']['value'] < 0.5
+    assert {name: list(by) for name, by in report['differences'].items()} == {'lips': ['v'], 'ears': ['a']}
+    losses = report['measured']['losses']['ears']['a']
+    assert set(losses) == {'babble@0', 'blur#2+babble@0'} and losses['babble@0'] == losses['blur#2+babble@0']
+    assert report['measured']['families'] == {'both': 'avhubert_s2s', 'lips': 'vsr', 'ears': 'hubert'}
+    assert report['jobs'] == report['stages'] == {} and len(report['findings']) == 4 and len(report['costs']) == 3
+    found = {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}
+    again = execute('robustness', out, **parameters | dict(snrs=[], sums=[], kinds=['blur'], reference='ears'))
+    assert found == {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}   # nothing was measured again
+    assert again['wer']['lips']['v'] == {c: report['wer']['lips']['v'][c] for c in ('clean', 'blur#2', 'blur#9')}
+    assert list(again['differences']) == ['both'] and list(again['wer']['ears']['a']) == ['clean']
+
+
+def test_robustness_is_refused(work, tmp_path):
+    "All that is wrong is one error, before anything is measured."
+    parameters = measured_in_noise(work, tmp_path) | dict(noises=['babble', 'rain'], sums=['fog#3'], snrs=[0, 5])
+    train_tokenizer(['red green blue']*4, tmp_path/'other.model', 20)
+    save_model(VSR(vsr_config('tiny', num_layers=1, decoder_layers=0, vocab_size=0)), tmp_path/'mute')
+    parameters['models'] |= {'gone': 'no/such/model', 'mute': str(tmp_path/'mute')}
+    parameters['tokenizers'] = {'lips': str(tmp_path/'other.model')}
+    with pytest.raises(papermill.PapermillExecutionError, match='5 things to mend') as e:
+        execute('robustness', tmp_path, **parameters)
+    for told in ("recordings of 'rain'", "noise 'fog'", 'no file or folder no/such/model', 'without a head',
+                 'but its tokenizer'): assert told in str(e.value), told
+    assert not (tmp_path/'eval').exists()
+
+
 @pytest.fixture(scope='module')
 def lips(work, tmp_path_factory):
     "A lip reader that has learned nothing."
@@ -291,57 +342,6 @@ def test_sparse_vsr_is_refused(case, work, lips, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match=told):
         execute('sparse_vsr', out, **prune(work, lips, out, **changes))
     assert [p.name for p in out.iterdir() if p.is_dir()] == []
-
-
-AUDIO = str(ROOT/'avcomp'/'assets'/'audio_teacher_tiny')
-
-
-def measured_in_noise(work, out):
-    "Parameters of a short run of `robustness`: a model that sees and hears, one that reads lips, one that listens."
-    corpus = work/'teacher'/'corpus'
-    units = train_units((c.supervisions[0].text for c in load_cuts(corpus, 'train')), out/'units.model', 60)
-    small = dict(num_layers=1, decoder_layers=1, embed_dim=32, ffn_dim=64, video_widths=(4, 4, 8, 8))
-    save_model(VSR(vsr_config('tiny', **small, vocab_size=units.vocab_size)), out/'lips')
-    models = {'both': str(work/'teacher'/'model'), 'lips': str(out/'lips'), 'ears': AUDIO}
-    return dict(models=models, tokenizers={'lips': str(out/'units.model')}, out=str(out), data_folder=str(corpus),
-                noises=['babble'], snrs=[0], kinds=['blur', 'block'], levels=[2, 9], sums=['blur#2+babble@0'], beam_size=1,
-                at_once=1)
-
-
-def test_robustness(work):
-    out = work/'robustness'
-    parameters = measured_in_noise(work, out)
-    report = execute('robustness', out, **parameters)
-    blurred, means = {'blur#2', 'blur#9', 'block#2', 'block#9'}, {'mean#2', 'mean#9'}
-    everything = {'clean', 'babble@0', 'blur#2+babble@0', *blurred, *means}
-    assert {m: set(c) for m, c in report['wer']['both'].items()} == {
-        'av': everything, 'a': {'clean', 'babble@0', 'blur#2+babble@0'}, 'v': everything - {'babble@0'}}
-    assert {name: list(by) for name, by in report['wer'].items()} == {'both': ['av', 'a', 'v'], 'lips': ['v'], 'ears': ['a']}
-    assert report['wer']['ears']['a']['clean']['value'] < 0.5
-    assert {name: list(by) for name, by in report['differences'].items()} == {'lips': ['v'], 'ears': ['a']}
-    losses = report['measured']['losses']['ears']['a']
-    assert set(losses) == {'babble@0', 'blur#2+babble@0'} and losses['babble@0'] == losses['blur#2+babble@0']
-    assert report['measured']['families'] == {'both': 'avhubert_s2s', 'lips': 'vsr', 'ears': 'hubert'}
-    assert report['jobs'] == report['stages'] == {} and len(report['findings']) == 4 and len(report['costs']) == 3
-    found = {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}
-    again = execute('robustness', out, **parameters | dict(snrs=[], sums=[], kinds=['blur'], reference='ears'))
-    assert found == {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}   # nothing was measured again
-    assert again['wer']['lips']['v'] == {c: report['wer']['lips']['v'][c] for c in ('clean', 'blur#2', 'blur#9')}
-    assert list(again['differences']) == ['both'] and list(again['wer']['ears']['a']) == ['clean']
-
-
-def test_robustness_is_refused(work, tmp_path):
-    "All that is wrong is one error, before anything is measured."
-    parameters = measured_in_noise(work, tmp_path) | dict(noises=['babble', 'rain'], sums=['fog#3'], snrs=[0, 5])
-    train_tokenizer(['red green blue']*4, tmp_path/'other.model', 20)
-    save_model(VSR(vsr_config('tiny', num_layers=1, decoder_layers=0, vocab_size=0)), tmp_path/'mute')
-    parameters['models'] |= {'gone': 'no/such/model', 'mute': str(tmp_path/'mute')}
-    parameters['tokenizers'] = {'lips': str(tmp_path/'other.model')}
-    with pytest.raises(papermill.PapermillExecutionError, match='5 things to mend') as e:
-        execute('robustness', tmp_path, **parameters)
-    for told in ("recordings of 'rain'", "noise 'fog'", 'no file or folder no/such/model', 'without a head',
-                 'but its tokenizer'): assert told in str(e.value), told
-    assert not (tmp_path/'eval').exists()
 
 
 TOY = """import json

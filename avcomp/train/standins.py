@@ -73,10 +73,6 @@ class StandIns:
         found = next((self.known[p] for p in (place, *place.parents) if p in self.known), StandIn(path))
         return found if isinstance(found, StandIn) else self.find(found)
 
-    def late(self, settings)->list[str]:   # fields of a task or a method that name what is not there yet
-        read = {name: getattr(settings, name) for name in source_fields(settings)}
-        return [name for name, path in read.items() if self.find(path).path != path]
-
     def add(self,
         job:Job,            # of the plan
         looked:Job,         # what was looked at instead, from `substituted`
@@ -96,7 +92,9 @@ class StandIns:
         instead = {name: self.find(getattr(task, name)).path for name in source_fields(task) if name != 'tokenizer'}
         if isinstance(task, Finetune):
             instead |= self.find(task.head_from).head if task.head_from else start.head
-            if 'teacher' in self.late(task): instead |= {'teacher': '', 'terms': ()}   # `check_teacher`
-        changes = {f'task.{name}': value for name, value in instead.items()}
-        changes |= {f'methods.{m.kind}.{name}': '' for m in job.stage.methods for name in self.late(m)}
-        return change(job, {'student': start.path} | {f'stage.{name}': value for name, value in changes.items()})
+            if self.find(task.teacher).path != task.teacher: instead |= {'teacher': '', 'terms': ()}   # `check_teacher`
+        changes = {'student': start.path} | {f'stage.task.{name}': path for name, path in instead.items()}
+        for m in job.stage.methods:
+            late = [name for name in source_fields(m) if self.find(getattr(m, name)).path != getattr(m, name)]
+            changes |= {f'stage.methods.{m.kind}.{name}': '' for name in late}
+        return change(job, changes)
