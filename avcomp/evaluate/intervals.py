@@ -109,6 +109,7 @@ def verdict(
     if more.high < 0: return f'**{below}** {span}.'
     return f'{neither} {span}; it is at most {100*max(abs(more.low), abs(more.high)):.1f} points.'
 
+# %% ../../nbs/evaluate/01b_intervals.ipynb #94d01c5f
 def difference_in_words(
     name:str,          # of a model
     other:str,         # of the one it is compared with
@@ -117,8 +118,8 @@ def difference_in_words(
 )->str:                # a sentence in Markdown
     "What an interval allows to say of two models."
     name, where = name[:1].upper() + name[1:], f' {where}' if where else ''
-    return verdict(more, f'{name} makes more errors than {other}{where}', f'{name} makes fewer errors than {other}{where}',
-                   f'{name} and {other}: no difference{where} can be told')
+    above, below = (f'{name} makes {what} errors than {other}{where}' for what in ('more', 'fewer'))
+    return verdict(more, above, below, f'{name} and {other}: no difference{where} can be told')
 
 def loss_in_words(
     name:str,          # of a model
@@ -128,8 +129,9 @@ def loss_in_words(
 )->str:                # a sentence in Markdown
     "What an interval allows to say of robustness."
     where = f' {where}' if where else ''
-    return verdict(more, f'Noise costs {name} more than {other}{where}', f'Noise costs {name} less than {other}{where}',
-                   f'No difference in what noise costs {name} and {other}{where} can be told', 'points beside clean speech')
+    above, below = (f'Noise costs {name} {what} than {other}{where}' for what in ('more', 'less'))
+    neither = f'No difference in what noise costs {name} and {other}{where} can be told'
+    return verdict(more, above, below, neither, 'points beside clean speech')
 
 # %% ../../nbs/evaluate/01b_intervals.ipynb #0e8f68d6
 def mean_and_spread(

@@ -11,7 +11,7 @@ __all__ = ['PACKAGES', 'on_gpu', 'evaluate_model', 'evaluate_models', 'wer_inter
 import json, os, platform, time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np
@@ -55,6 +55,7 @@ def evaluate_model(
     with use_threads(threads), on_gpu(model):
         return robustness(model, cuts, Tokenizer(model.tokenizer_proto), noises or None, tuple(noises), **asked)
 
+# %% ../../nbs/evaluate/07_report.ipynb #ba86fa0e
 def evaluate_models(
     models:dict,          # name -> model that transcribes, in eval mode
     cuts,                 # clips to recognise

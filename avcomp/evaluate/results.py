@@ -57,11 +57,8 @@ class Robustness:
     hypotheses:dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)   # same, -> clip id -> text
     views:dict[str, str] = field(default_factory=dict)              # condition -> digest of its views
 
-    def pairs(self,
-        modality:str,    # 'av', 'a' or 'v'
-        condition:str,   # such as 'clean'
-    )->list[tuple[str, str]]:   # (reference, hypothesis) of every clip
-        "What was said and what was recognised."
+    def pairs(self, modality:str, condition:str)->list[tuple[str, str]]:
+        "What was said and what was recognised in every clip."
         return [(self.references[id], text) for id, text in self.hypotheses[modality][condition].items()]
 
     def part(self,
@@ -69,16 +66,12 @@ class Robustness:
         conditions:tuple,   # names
     )->'Robustness':        # without what else was done before
         "What was asked for, in that order."
-        def of(found): return {m: {c: found[m][c] for c in conditions if c in found[m]} for m in modalities if m in found}
-        views = {c: self.views[c] for c in conditions if c in self.views}
-        return replace(self, wer=of(self.wer), hypotheses=of(self.hypotheses), views=views)
+        def some(found): return {c: found[c] for c in conditions if c in found}
+        def of(found): return {m: some(found[m]) for m in modalities if m in found}
+        return replace(self, wer=of(self.wer), hypotheses=of(self.hypotheses), views=some(self.views))
 
-    def has(self,
-        modality:str,    # 'av', 'a' or 'v'
-        condition:str,   # such as 'babble@0'
-        views:tuple,     # its views
-    )->bool:             # whether it was evaluated with these views
-        "Is a condition done?"
+    def has(self, modality:str, condition:str, views:tuple)->bool:
+        "Whether a condition is done, with these views."
         return condition in self.wer.get(modality, {}) and self.views.get(condition) == digest(views)
 
     def add(self,

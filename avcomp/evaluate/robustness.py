@@ -249,7 +249,9 @@ def robustness(
                 bar.set_description_str(f'{modality} {condition}')
                 texts = known_texts(result, plan, modality, streams[modality], views)
                 if texts is not None: bar.update(batches)
-                else: texts = transcribe_prepared(model, tokenizer, cache.batches(names, views), modality, beam_size, bar)
+                else:
+                    batches = cache.batches(names, views)
+                    texts = transcribe_prepared(model, tokenizer, batches, modality, beam_size, bar)
                 bar.set_postfix_str(f'WER {result.add(modality, condition, views, texts):.1%}')
                 save_results(result, path)
     return result

@@ -94,7 +94,6 @@ class StandIns:
             instead |= self.find(task.head_from).head if task.head_from else start.head
             if self.find(task.teacher).path != task.teacher: instead |= {'teacher': '', 'terms': ()}   # `check_teacher`
         changes = {'student': start.path} | {f'stage.task.{name}': path for name, path in instead.items()}
-        for m in job.stage.methods:
-            late = [name for name in source_fields(m) if self.find(getattr(m, name)).path != getattr(m, name)]
-            changes |= {f'stage.methods.{m.kind}.{name}': '' for name in late}
-        return change(job, changes)
+        sources = [(m, name, getattr(m, name)) for m in job.stage.methods for name in source_fields(m)]
+        late = {f'stage.methods.{m.kind}.{name}': '' for m, name, path in sources if self.find(path).path != path}
+        return change(job, changes | late)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'AXES', 'STYLES', 'SIZES', 'smooth_curve', 'plot_training', 'condition_level', 'wer_span', 'result_rows',
-           'wer_curves', 'plot_robustness', 'robustness_panels', 'plot_size_vs_wer']
+           'wer_curves', 'levels_of', 'plot_robustness', 'robustness_panels', 'plot_size_vs_wer']
 
 # %% ../../nbs/viz/01b_curves.ipynb #166c24fc
 from itertools import cycle
@@ -114,6 +114,16 @@ def wer_curves(
 # %% ../../nbs/viz/01b_curves.ipynb #f78df7fe
 STYLES = ('o-', 's--', '^:')   # of the modalities, in the order of the results
 
+def levels_of(
+    rows:list[dict],   # from `result_rows`
+    kind:str,          # of condition
+)->list[float]:        # rising, at least one
+    "Ratios or levels of one kind of noise."
+    kinds = sorted({r['kind'] for r in rows} - {'clean'})
+    if kind not in kinds: raise ValueError(f"no condition of kind {kind!r} in the results; choose from {kinds}")
+    return sorted({r['level'] for r in rows if r['kind'] == kind})
+
+# %% ../../nbs/viz/01b_curves.ipynb #866b8558
 def plot_robustness(
     results:dict,           # model -> modality -> condition -> WER as in `wer_span`
     kind:str='babble',      # kind of condition to draw, such as 'babble', 'blur' or 'babble+blur#5'
@@ -124,10 +134,7 @@ def plot_robustness(
 )->plt.Axes:                # the axes drawn on
     "WER against SNR or level for one kind of noise, clean speech apart at the edge."
     rows = result_rows(results)
-    levels = sorted({r['level'] for r in rows if r['kind'] == kind})
-    if not levels:
-        raise ValueError(f"no condition of kind {kind!r} in the results; "
-                         f"choose from {sorted({r['kind'] for r in rows} - {'clean'})}")
+    levels = levels_of(rows, kind)
     label = next(AXES.get(r['mark'], AXES['#']) for r in rows if r['kind'] == kind)
     gap = max(2., (levels[-1] - levels[0])/len(levels))
     clean = levels[-1] + gap if label == AXES['@'] else levels[0] - gap   # beside the least noise
