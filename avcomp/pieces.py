@@ -28,6 +28,7 @@ def field(
     if isinstance(value, int): return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value
 
+# %% ../nbs/00d_pieces.ipynb #7c8d5e8d
 def read_varint(
     message:bytes,   # protobuf message
     at:int,          # where a number begins

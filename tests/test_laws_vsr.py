@@ -2,10 +2,12 @@
 from copy import deepcopy
 import pytest, torch
 from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.emptied import cut_emptied_
 from avcomp.compress.gates import gate_
 from avcomp.compress.l1 import l1_masks
 from avcomp.compress.merging import collapse_, merge_
 from avcomp.compress.pruning import cut_, prune_
+from avcomp.evaluate.robustness import features_as_video, video_features
 from avcomp.models.contract import unfilled_model
 from avcomp.models.vsr import VSR, VSR_SIZES, vsr_config
 from laws import check_rounds, close, multiplications, numel, set_logits
@@ -180,6 +182,36 @@ def test_smallest_weights_go_first():
     cut_(model, masks)
     assert model.encoder.layers[0].conv.part.depthwise.out_channels == len(kept)
     assert run(model).isfinite().all()
+
+
+def test_what_was_seen_serves_again():
+    "Evaluation under many noises looks at the pictures once, and puts what was seen in place of the front-end."
+    model = build('sees')
+    batch = dict(video=CLIPS['video'], padding_mask=torch.arange(FRAMES) >= torch.tensor([[FRAMES], [SHORT]]))
+    seen = video_features(model, batch)
+    before = run(model)
+    with features_as_video(model, seen): close(run(model), before)
+    assert model.video.proj.out_features == 48   # the front-end is back
+
+
+def test_emptied_entries_go():
+    "What has no weight left is cut out, in every part of a layer, and the model computes what it did."
+    model = build('sees')
+    first, second = (layer.branches() for layer in model.encoder.layers)
+    with torch.no_grad():
+        for p in (first['macaron'].part.fc1.weight, first['macaron'].part.fc1.bias): p[3] = 0
+        for p in (first['conv'].part.norm.weight, first['conv'].part.norm.bias): p[5:7] = 0
+        first['conv'].part.out_proj.weight[:, 0] = 0
+        heads = second['attn'].part
+        for p in (heads.v_proj.weight, heads.v_proj.bias): p[heads.head_dim:2*heads.head_dim] = 0
+        for p in (second['ffn'].part.fc2.weight, second['ffn'].part.fc2.bias): p.zero_()
+    before = run(model)
+    report = cut_emptied_(model)
+    close(run(model), before)
+    gone = {name: d['before'] - d['after'] for name, d in report.dims.items()}
+    layers = 'encoder.layers'
+    assert gone == {f'{layers}.0.macaron': 1, f'{layers}.0.channels': 3, f'{layers}.1.heads': 1, f'{layers}.1.ffn': 20,
+                    f'{layers}.1.ffn_layer': 1}
 
 
 PUBLISHED = {'base_s': 56_350_770, 'base_l': 250_383_410}

@@ -41,8 +41,9 @@ def with_decoder():
     encoder = avhubert_config('tiny', **ENCODER)
     return AVHubertS2S(avhubert_s2s_config('tiny', encoder, ffn_dim=22, vocab_size=16, ctc=True))
 
-def lip_reader():
-    return VSR(vsr_config('tiny', **NARROW, video_widths=(4, 6, 8, 10), vocab_size=16, decoder_layers=1))
+def reader(**kwargs):
+    config = vsr_config('tiny', **NARROW, vocab_size=16, decoder_layers=1, decoder_ffn_dim=22, **kwargs)
+    return VSR(config)
 
 def listener(size, **kwargs):
     config = hubert_config(size, **LISTENER | kwargs)
@@ -55,7 +56,8 @@ FAMILIES = {   # name -> maker of a model, inputs
     'hubert large': (lambda: listener('hubert_tiny', **LARGE), dict(wav=WAV)),
     'wav2vec2': (lambda: listener('wav2vec2_tiny'), dict(wav=WAV)),
     'wavlm': (lambda: listener('wavlm_tiny'), dict(wav=WAV)),
-    'vsr': (lip_reader, dict(video=SEEN, padding_mask=PADDED)),
+    'vsr': (lambda: reader(video_widths=(4, 6, 8, 10)), dict(video=SEEN, padding_mask=PADDED)),
+    'vsr that hears': (lambda: reader(stream='wav', wav_widths=(4, 6, 8, 10)), dict(wav=WAV)),
 }
 
 @pytest.fixture(params=FAMILIES)

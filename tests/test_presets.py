@@ -9,8 +9,10 @@ STUDENT = dict(dropout=0.1, attention_dropout=0.1, input_dropout=0.1)  # everyth
 WRITER = dict(layerdrop=0.1, activation_dropout=0.1, decoder_dropout=0.1, decoder_activation_dropout=0.1)
 LEARNER = STUDENT | dict(layerdrop=0.05, frontend_grad=0.1)
 TUNED = dict(layerdrop=0.1, activation_dropout=0.1, frontend_grad=0.)
+READER = dict.fromkeys(('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 'final_dropout',
+                        'decoder_dropout', 'decoder_attention_dropout', 'decoder_activation_dropout'), 0.1)
 
-# updates, frames of a batch, batches, clip, rate, moments, schedule, warm-up, regularisation
+# updates, or epochs of lip readers, frames of a batch, batches, clip, rate, moments, schedule, warm-up, regularisation
 AV_JOINT = (50_000, 4000, 4, 10., 2e-3, ADAM, 'linear', 15_000, STUDENT)
 JOINT = (50_000, 4000, 4, 10., 2e-4, ADAM, 'linear', 15_000, STUDENT)
 SECOND = (25_000, 4000, 4, 10., 1e-4, ADAM, 'linear', 5000, STUDENT)
@@ -32,6 +34,17 @@ FITS['dphubert_large'] = FITS['dphubert_base'] | {
     'distill': (70_000, 1500, 12, 10., 1e-4, ADAM, 'linear', 14_000, STUDENT),
     'distilhubert': (210_000, 1500, 12, 10., 2e-4, ADAM, 'linear', 14_700, STUDENT)}
 
+DECAYED = ((0.9, 0.98), 1e-8, 0.03)
+def lip_reader(lr, frames, gpus):
+    "Fits of a lip reader by its size (SparseVSR, section 3; the settings of Auto-AVSR where that is silent)."
+    def fit(epochs, lr=lr, schedule='cosine', warmup=5):
+        return (epochs, frames, gpus, 5., lr, DECAYED, schedule, warmup, READER)
+    return {'curriculum': fit(75, 2e-4), 'dense': fit(75), 'finetune': fit(10, 1e-5, 'constant', None),
+            'round': fit(50), 'distill': fit(75)}
+LIP_READERS = {'sparse_vsr_base_s': lip_reader(6e-4, 2400, 16), 'sparse_vsr_base_l': lip_reader(1e-3, 1800, 64)}
+LIP_READERS |= {f'{name}_noisy': fits for name, fits in LIP_READERS.items()}
+FITS |= LIP_READERS
+
 # sparsity, updates until it is asked for, rate of gates; updates between merges
 AV_GATES, GATES, MERGE = (0.7, 10_000, 2e-2), (0.75, 5000, 2e-2), 2500
 # weights of L1 and cosine, groups of layers
@@ -48,7 +61,7 @@ def rows(kinds):
     return [row for row in found if row[2].task.kind in kinds]
 
 def test_no_preset_is_left_out():
-    small = {name for name in presets() if name.endswith('_tiny') or name.startswith('smoke')}
+    small = {name for name in presets() if '_tiny' in name or name.startswith('smoke')}
     assert small | set(FITS) == set(presets())
     assert all(set(FITS[name]) == set(presets()[name]) for name in FITS)
 
@@ -58,9 +71,10 @@ def test_fit_and_regularisation(name, which, stage):
     asked = asdict(stage.task.regularisation)
     neutral = dict.fromkeys(asked, 0.) | {'frontend_grad': 1.}
     moments = (adam.betas, adam.eps, adam.weight_decay)
-    schedule = (fit.schedule.kind, fit.schedule.warmup)
+    schedule = (fit.schedule.kind, asdict(fit.schedule).get('warmup'))
     found = (fit.updates, fit.max_frames, fit.batches, fit.clip_norm, adam.lr, moments, *schedule)
-    assert found == FITS[name][which][:-1] and (fit.precision, fit.unit) == ('16-mixed', 'update')
+    assert found == FITS[name][which][:-1] and adam.undecayed == ()
+    assert (fit.precision, fit.unit) == (('32-true', 'epoch') if name in LIP_READERS else ('16-mixed', 'update'))
     assert asked == neutral | FITS[name][which][-1]
     assert from_data(None, to_data(stage)) == stage
 
@@ -82,12 +96,15 @@ def test_terms_and_methods(name, which, stage):
 
 def test_views():
     "Noise at 0 dB on a quarter of the clips, and a crop, where there is a picture; nothing for DPHuBERT."
+    lips = ['crop', 'time_mask']
+    want = {'dp_avhubert_base': ['noise', 'crop'], 'sparse_vsr_base_s': lips, 'sparse_vsr_base_l': lips}
     for name, _, stage in rows(('distill', 'finetune')):
         views = {v.kind: v for v in stage.views}
-        if name != 'dp_avhubert_base': assert not views
-        else:
-            assert (views['noise'].prob, views['noise'].snr_db) == (0.25, 0.)
-            assert (views['crop'].size, views['crop'].flip) == (88, 0.5)
+        noisy = ['visual_noise'] if name.endswith('_noisy') else []
+        assert list(views) == noisy + want.get(name.removesuffix('_noisy'), [])
+        if 'noise' in views: assert (views['noise'].prob, views['noise'].snr_db) == (0.25, 0.)
+        if 'crop' in views: assert (views['crop'].size, views['crop'].flip) == (88, 0.5)
+        if 'time_mask' in views: assert (views['time_mask'].window, views['time_mask'].stride) == (10, 25)
 
     assert [v.kind for v in presets()['dp_avhubert_base']['pretrain'].views] == ['crop']
     assert presets()['dphubert_base']['pretrain'].views == ()
@@ -99,5 +116,20 @@ def test_losses():
     assert av.mask_time[0] == av.mask_channels[0] == 0.
     assert (audio.freeze_updates, audio.ctc_weight) == (10_000, 1.)
     assert (audio.mask_time, audio.mask_channels) == ((0.75, 10), (0.5, 64))
+    assert {t.decoder_weight for t in (av, audio)} == {1.} and {t.terms for t in (av, audio)} == {()}
     masks = presets()['dp_avhubert_base']['pretrain'].task
     assert (masks.mask_audio, masks.mask_video, masks.modality_dropout) == ((0.8, 10), (0.3, 5), 0.5)
+
+@pytest.mark.parametrize('name', LIP_READERS)
+def test_lip_readers(name):
+    "Losses 0.9 and 0.1, the mean of ten epochs, epochs to rewind to, short clips first, batch statistics of all GPUs."
+    stages = presets()[name]
+    for which, stage in stages.items():
+        task, fit = stage.task, stage.fit
+        assert (task.decoder_weight, task.ctc_weight, task.label_smoothing, task.freeze_updates) == (0.9, 0.1, 0.1, 0)
+        assert fit.averaged == tuple(range(fit.updates - 9, fit.updates + 1)) and fit.sync_batchnorm
+        assert fit.keep == ((0, 5, 10, 20, 40, 60, 75) if which == 'dense' else ())
+        assert fit.longest == (100 if which == 'curriculum' else None) and stage.methods == ()
+        if which != 'distill': assert task.terms == ()
+    term, = stages['distill'].task.terms
+    assert (term.kind, term.weight, term.decoder, term.ctc_head, term.temperature) == ('logits', 1., 1., 0., 1.)

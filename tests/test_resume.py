@@ -44,7 +44,7 @@ SOUND = {'views.noise.prob': 0.5}
 
 @pytest.mark.parametrize('name, changes, forked', [
     ('pruning', NOISY, False), ('finetune', NOISY, True), ('smoke_audio pruning', SOUND, True),
-    ('smoke_audio finetune', SOUND, True)])
+    ('smoke_audio finetune', SOUND, True), ('smoke_sparse_vsr_tiny dense', {}, True)])
 def test_killed_and_resumed(job, tmp_path, name, changes, forked):
     settings = dict(stage=changes | {'fit.updates': 18, 'fit.max_frames': 90}, checkpoint_every=3, seed=1)
     whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))

@@ -4,15 +4,23 @@ from safetensors.torch import load_file
 from avcomp.data.clips import load_cuts
 from avcomp.data.synthetic import make_corpus
 from avcomp.data.tokens import train_tokenizer
+from avcomp.data.units import train_units
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.checkpoints import save_model
 from avcomp.models.hubert import Hubert, hubert_config
+from avcomp.models.vsr import VSR, vsr_config
 from avcomp.changes import change
 from avcomp.train.job import Data, Job, Run
 from avcomp.train.presets.table import preset
 
 AV = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), pos_groups=4, head='none')
 WAV = dict(num_layers=2, conv_dims=(8,)*7, embed_dim=32, ffn_dim=64, pos_groups=4, mask_emb=True)
+LIPS = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), decoder_layers=1, decoder_ffn_dim=64)
+MODELS = {   # preset -> student, teacher, streams, tokenizer
+    'smoke': ('student', 'teacher', ('audio', 'video'), 'tokenizer.model'),
+    'smoke_audio': ('listener', 'listener', ('wav',), 'tokenizer.model'),
+    'smoke_sparse_vsr_tiny': ('reader', 'reader', ('video',), 'units.model'),
+}
 
 @pytest.fixture(scope='session')
 def corpus(tmp_path_factory):
@@ -22,21 +30,23 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def parts(corpus):
-    "Folder with `student` and `teacher` that read audio and video, a `listener` of waveforms, and `tokenizer.model`."
+    "Folder with `student`, `teacher`, a `listener` of waveforms, a `reader` of lips, `tokenizer.model`, `units.model`."
     folder = corpus.parent
     for seed, name in enumerate(('teacher', 'student')):
         torch.manual_seed(seed)
         save_model(AVHubert(avhubert_config('tiny', **AV)), folder/name)
     save_model(Hubert(hubert_config('hubert_tiny', **WAV)), folder/'listener')
-    train_tokenizer([c.supervisions[0].text for c in load_cuts(corpus, 'train')], folder/'tokenizer.model', 40)
+    save_model(VSR(vsr_config('tiny', **LIPS)), folder/'reader')
+    texts = [c.supervisions[0].text for c in load_cuts(corpus, 'train')]
+    train_tokenizer(texts, folder/'tokenizer.model', 40)
+    train_units(texts, folder/'units.model', kind='char')
     return folder
 
-def small_fields(stage, parts, teacher):
+def small_fields(stage, teacher, tokenizer):
     "What of a smoke stage has to fit the toy encoders, by dotted names."
-    if stage.task.kind == 'finetune':
-        return {'task.tokenizer': str(parts/'tokenizer.model'), 'task.decoder': 'tiny'}
+    if stage.task.kind == 'finetune': return {'task.tokenizer': str(tokenizer), 'task.decoder': 'tiny'}
     gates = any(m.kind == 'gates' for m in stage.methods)
-    layers = {'task.teacher': str(parts/teacher), 'task.terms.layers.groups': ((0,), (1, 2))}
+    layers = {'task.teacher': str(teacher), 'task.terms.layers.groups': ((0,), (1, 2))}
     return layers | ({'methods.gates.target': 0.4, 'methods.gates.multiples': ()} if gates else {})
 
 @pytest.fixture
@@ -44,11 +54,9 @@ def job(corpus, parts):
     "Maker of jobs: stage of a preset such as 'smoke pruning', out folder, fields of the stage, fields of the run."
     def make(name, out, stage={}, data={}, seed=0, **run):
         table, name = name.split() if ' ' in name else ('smoke', name)
-        audio = table == 'smoke_audio'
-        student, teacher = ('listener', 'listener') if audio else ('student', 'teacher')
-        clips = Data(folder=str(corpus), modalities=('wav',) if audio else ('audio', 'video'))
-        settings = preset(table)[name]
-        settings = change(settings, small_fields(settings, parts, teacher) | stage)
+        student, teacher, modalities, tokenizer = MODELS[table]
+        clips, settings = Data(folder=str(corpus), modalities=modalities), preset(table)[name]
+        settings = change(settings, small_fields(settings, parts/teacher, parts/tokenizer) | stage)
         return Job(settings, change(clips, data), str(parts/student), out=str(out), seed=seed, run=Run(**run))
     return make
 

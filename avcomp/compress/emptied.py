@@ -54,7 +54,7 @@ def cut_emptied_(
         steps.append(cut_(model, masks))
         if not masks: break
     last, touched = collect(model).sizes(), {name for step in steps for name in step.dims}
-    dims = {name: {'unit': d.unit, 'before': d.size, 'after': last[name]} for name, d in whole.dims.items()
+    dims = {name: {'unit': d.unit, 'before': d.size, 'after': last.get(name, 0)} for name, d in whole.dims.items()
             if name in touched}
     first, end = steps[0], steps[-1]
     return PruneReport((first.params[0], end.params[1]), (first.macs[0], end.macs[1]), dims)

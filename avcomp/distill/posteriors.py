@@ -53,7 +53,7 @@ class Logits(Term):
     @property
     def heads(self)->dict[str, float]:
         "Heads that are compared, with their weights."
-        return {head: getattr(self, head) for head in HEADS if getattr(self, head)}
+        return {head: weight for head, weight in vars(self).items() if head in HEADS and weight}
 
     def maps(self, student, teacher):
         check_writers(student, teacher, self.heads)
@@ -61,7 +61,7 @@ class Logits(Term):
 
     def __call__(self, passes, maps, norm=None):
         student, teacher = passes.writings
-        def compared(head): return getattr(student, head), getattr(teacher, head), student.valid(head)
+        def compared(head): return student.says(head), teacher.says(head), student.valid(head)
         found = {head: posterior_loss(*compared(head), self.temperature, norm) for head in self.heads}
         total = sum(weight*found[head] for head, weight in self.heads.items())
         return {'total': total} | {f'{head}_kl': loss.detach() for head, loss in found.items()}

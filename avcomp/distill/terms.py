@@ -39,6 +39,12 @@ class Writing:
         "(B, T, V) log-probabilities of every frame."
         return self.model.ctc_log_probs(self.out)
 
+    def says(self,
+        head:str,   # 'decoder' or 'ctc_head'
+    )->Tensor:      # (B, U, V) or (B, T, V)
+        "What a head says of every position."
+        return self.ctc_head if head == 'ctc_head' else self.decoder
+
     def valid(self,
         head:str,   # 'decoder' or 'ctc_head'
     )->Tensor:      # (B, U) or (B, T) bool, False where padded

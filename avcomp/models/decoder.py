@@ -148,13 +148,11 @@ class Decoder(nn.Module):
         **kwargs,         # further arguments of `DecoderLayer`
     ):
         super().__init__()
-        self.dropout = dropout
-        self.embed = TokenEmbedding(vocab_size, embed_dim, pad, first_position, style)
+        self.dropout, self.embed = dropout, TokenEmbedding(vocab_size, embed_dim, pad, first_position, style)
         kwargs |= dict(dropout=dropout, style=style)
         self.layers = nn.ModuleList(
             DecoderLayer(embed_dim, size=sizes_below(size, f'layers.{i}'), **kwargs) for i in range(num_layers))
-        self.norm = Norm(embed_dim, style.eps)
-        self.out = None if style.tied else nn.Linear(embed_dim, vocab_size)
+        self.norm, self.out = Norm(embed_dim, style.eps), None if style.tied else nn.Linear(embed_dim, vocab_size)
 
     def memory(self,
         frames:Tensor,          # (B, T, D) encoder output

@@ -33,6 +33,7 @@ def fold_bn(
     bias = torch.addcmul(bn.bias, scale, mean, value=-1)
     return conv.weight * scale.view(-1, *[1]*(conv.weight.dim() - 1)), bias
 
+# %% ../../nbs/models/00c_resnet.ipynb #5b30ce67
 def norm_valid(
     y:Tensor,                         # (N, C, ...) what a convolution gives
     bn:nn.Module,                     # batch norm over C channels
@@ -57,6 +58,7 @@ def convolve(
     along = dict(stride=(1, *conv.stride), padding=(0, *padding), groups=conv.groups)
     return F.conv2d(x[:, :, None], weight[:, :, None], bias, **along)[:, :, 0]
 
+# %% ../../nbs/models/00c_resnet.ipynb #ff84e4ce
 def conv_bn(
     x:Tensor,                         # (N, C, T), (N, C, H, W), or (B, 1, T, H, W) for the stem
     conv:nn.Module,                   # the convolution, to C' channels

@@ -6,7 +6,6 @@
 __all__ = ['add_state_', 'mean_state', 'Averager']
 
 # %% ../../nbs/train/08c_averaging.ipynb #60ce934e
-import torch
 import lightning as L
 from torch import Tensor
 

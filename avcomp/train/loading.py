@@ -126,8 +126,9 @@ def choose_clips(
     cuts,          # all clips of the split
 )->tuple[CutSet|Shards, dict[str, int]]:   # clips in use, and all by verdict
     "Leave out clips by their length, and training clips whose transcripts do not count."
-    data = job.data
-    cuts, counts = filter_cuts(cuts, data.min_frames, min(data.max_frames, job.stage.fit.max_frames))
+    data, fit = job.data, job.stage.fit
+    longest = min(data.max_frames, fit.max_frames, fit.longest or data.max_frames)
+    cuts, counts = filter_cuts(cuts, data.min_frames, longest)
     if split != 'train' or data.transcribed == 1 or not len(cuts): return cuts, counts
     some = draw_clips(cuts, data.transcribed, job.seed)
     return some, counts | {'kept': len(some), 'untranscribed': len(cuts) - len(some)}
@@ -138,7 +139,7 @@ def no_clips(
 )->str:            # the message
     "Why there is nothing to train on."
     found = counts.get('train', 'there is no list of the train split')
-    return f"no clip to train on in {job.data.folder}: {found}; min_frames and max_frames decide what is kept"
+    return f"no clip to train on in {job.data.folder}: {found}; min_frames, max_frames and longest decide what is kept"
 
 def add_labels(
     batch:dict,    # from `collate`
