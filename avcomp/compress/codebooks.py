@@ -182,6 +182,7 @@ def deploy_(
     after = n + 4*sum(len(c.values) for c in codebooks.values())
     return QuantizeReport(bits, len(weights), n, float((error/length)**0.5), (4*n, after))
 
+# %% ../../nbs/compress/05d_codebooks.ipynb #cc0fccda
 def quantize_(
     model:nn.Module,   # trained, in floating point
     bits:int=8,        # of a weight, 1 to 8: a tensor keeps 2^bits values at most

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 import torch
 from torch import nn, Tensor
-from .codebooks import Codebook, check_bits, deploy_, make_codebook, make_codebooks, quantizable, zeros_of
+from avcomp.compress.codebooks import (Codebook, check_bits, deploy_, make_codebook, make_codebooks, quantizable,
+    zeros_of)
 from .method import Method, Running
 from ..settings import kind
 

@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from ..core import Config, Vocab, check_choices, register_family
 from .attention import head_width
 from .conformer import ConformerEncoder
-from .contract import Output, check_ranges, float_weight, sizes_below
+from .contract import Output, check_ranges, sizes_below
 from .decoder import ESPNET, Decoder
 from .frontends import VideoFrontend
 from .inputs import check_clips, check_wavs, normalize
