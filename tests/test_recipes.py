@@ -7,10 +7,17 @@ from unittest.mock import patch
 import nbformat
 import papermill
 import pytest
+import torch
 from avcomp.data.clips import load_cuts
 from avcomp.data.shards import write_shar
+from avcomp.data.synthetic import make_corpus
+from avcomp.data.tokens import train_tokenizer
+from avcomp.data.units import train_units
 from avcomp.evaluate.page import write_page
 from avcomp.evaluate.report import read_report
+from avcomp.evaluate.sparse_vsr import rows_of, sparsity_table
+from avcomp.models.checkpoints import save_model
+from avcomp.models.vsr import VSR, vsr_config
 from warm import launch_kernel, once
 
 ROOT = Path(__file__).parent.parent
@@ -79,9 +86,12 @@ def small(work, out):
 def check_again(name, out, parameters, report):
     "Finished stages are found and skipped, and nothing changes."
     again = execute(name, out, **parameters)
-    for key in ('stages', 'wer', 'differences', 'findings', 'data'): assert again[key] == report[key]
-    assert again['compression']['dims'] == report['compression']['dims']
+    for key in ('stages', 'wer', 'differences', 'data'): assert again[key] == report[key]
+    for key in ('dims', 'kept'): assert again['compression'].get(key) == report['compression'].get(key)
+    timed = 'of the time'   # is told anew
+    assert [f for f in again['findings'] if timed not in f] == [f for f in report['findings'] if timed not in f]
     assert printed(out, name).count('skipped') == len(report['jobs'])
+    return again
 
 
 def without_noise(corpus, folder):
@@ -211,6 +221,128 @@ def test_no_test_split_is_refused(listeners):
     with pytest.raises(papermill.PapermillExecutionError, match='evaluation: the corpus shar-.* has no test split'):
         execute('dphubert', out, **listen(listeners, out, data_layout='shar', data_folder=folder))
     assert not (out/'joint').exists()
+
+
+AUDIO = str(ROOT/'avcomp'/'assets'/'audio_teacher_tiny')
+
+
+def measured_in_noise(work, out):
+    "Parameters of a short run of `robustness`: a model that sees and hears, one that reads lips, one that listens."
+    corpus = work/'teacher'/'corpus'
+    units = train_units((c.supervisions[0].text for c in load_cuts(corpus, 'train')), out/'units.model', 60)
+    small = dict(num_layers=1, decoder_layers=1, embed_dim=32, ffn_dim=64, video_widths=(4, 4, 8, 8))
+    save_model(VSR(vsr_config('tiny', **small, vocab_size=units.vocab_size)), out/'lips')
+    models = {'both': str(work/'teacher'/'model'), 'lips': str(out/'lips'), 'ears': AUDIO}
+    return dict(models=models, tokenizers={'lips': str(out/'units.model')}, out=str(out), data_folder=str(corpus),
+                noises=['babble'], snrs=[0], kinds=['blur', 'block'], levels=[2, 9], sums=['blur#2+babble@0'],
+                beam_size=1, at_once=1)
+
+
+def test_robustness(work):
+    out = work/'robustness'
+    parameters = measured_in_noise(work, out)
+    report = execute('robustness', out, **parameters)
+    blurred, means = {'blur#2', 'blur#9', 'block#2', 'block#9'}, {'mean#2', 'mean#9'}
+    everything = {'clean', 'babble@0', 'blur#2+babble@0', *blurred, *means}
+    assert {m: set(c) for m, c in report['wer']['both'].items()} == {
+        'av': everything, 'a': {'clean', 'babble@0', 'blur#2+babble@0'}, 'v': everything - {'babble@0'}}
+    heard = {name: list(by) for name, by in report['wer'].items()}
+    assert heard == {'both': ['av', 'a', 'v'], 'lips': ['v'], 'ears': ['a']}
+    assert report['wer']['ears']['a']['clean']['value'] < 0.5
+    assert {name: list(by) for name, by in report['differences'].items()} == {'lips': ['v'], 'ears': ['a']}
+    losses = report['measured']['losses']['ears']['a']
+    assert set(losses) == {'babble@0', 'blur#2+babble@0'} and losses['babble@0'] == losses['blur#2+babble@0']
+    assert report['measured']['families'] == {'both': 'avhubert_s2s', 'lips': 'vsr', 'ears': 'hubert'}
+    assert report['jobs'] == report['stages'] == {} and len(report['findings']) == 4 and len(report['costs']) == 3
+    found = {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}
+    again = execute('robustness', out, **parameters | dict(snrs=[], sums=[], kinds=['blur'], reference='ears'))
+    assert found == {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}   # nothing was measured again
+    assert again['wer']['lips']['v'] == {c: report['wer']['lips']['v'][c] for c in ('clean', 'blur#2', 'blur#9')}
+    assert list(again['differences']) == ['both'] and list(again['wer']['ears']['a']) == ['clean']
+
+
+def test_robustness_is_refused(work, tmp_path):
+    "All that is wrong is one error, before anything is measured."
+    parameters = measured_in_noise(work, tmp_path) | dict(noises=['babble', 'rain'], sums=['fog#3'], snrs=[0, 5])
+    train_tokenizer(['red green blue']*4, tmp_path/'other.model', 20)
+    save_model(VSR(vsr_config('tiny', num_layers=1, decoder_layers=0, vocab_size=0)), tmp_path/'mute')
+    parameters['models'] |= {'gone': 'no/such/model', 'mute': str(tmp_path/'mute')}
+    parameters['tokenizers'] = {'lips': str(tmp_path/'other.model')}
+    with pytest.raises(papermill.PapermillExecutionError, match='5 things to mend') as e:
+        execute('robustness', tmp_path, **parameters)
+    for told in ("recordings of 'rain'", "noise 'fog'", 'no file or folder no/such/model', 'without a head',
+                 'but its tokenizer'): assert told in str(e.value), told
+    assert not (tmp_path/'eval').exists()
+
+
+@pytest.fixture(scope='module')
+def lips(work, tmp_path_factory):
+    "A lip reader that has learned nothing."
+    def make(folder):
+        shape = dict(num_layers=1, embed_dim=32, ffn_dim=64, num_heads=2, decoder_layers=1, decoder_ffn_dim=64,
+                     decoder_heads=2, video_widths=(4, 4, 8, 8), video_stride=8)
+        torch.manual_seed(0)
+        save_model(VSR(vsr_config('tiny', **shape)), folder/'model')
+    return once(tmp_path_factory, 'lips', make)/'model'
+
+
+def prune(work, lips, out, **kwargs):
+    "Parameters of a short run of `sparse_vsr`."
+    return dict(preset='smoke_sparse_vsr_tiny', student=str(lips), out=str(out), beam_size=1, at_once=1,
+                data_folder=str(work/'teacher'/'corpus'), sparsities=[0.5], kinds=['blur', 'contrast'], levels=[10],
+                noisy_sparsities=[0.5]) | kwargs
+
+
+def test_sparse_vsr(work, lips):
+    "Methods, a pattern, another point to go back to, and a model trained in noise; each is as sparse as it says."
+    out = work/'sparse_vsr'
+    parameters = prune(work, lips, out, methods=['naive', 'lth'], rewind_epochs=[40], patterns=['2:4'])
+    report = execute('sparse_vsr', out, **parameters)
+    models, jobs = {m['model']: m for m in report['measured']['models']}, report['jobs']
+    sparse = ['naive 50 %', 'LTH 50 %', 'LTH, back to 40 50 %', 'iterative LRR 50 %, in noise']
+    assert list(models) == list(report['wer']) == ['dense', *sparse[:3], 'LRR, 2:4 50 %', 'dense, in noise', sparse[3]]
+    assert {n: j['updates'] for n, j in jobs.items() if n != 'noisy_iterative_lrr_50'} == {
+        'dense': 6, 'naive_50': 0, 'lth_50': 6, 'lth_from_40_50': 6, 'lrr_2of4_50': 6, 'noisy_dense': 6}
+    ranked = sum(report['compression']['weights'].values())
+    for name in sparse:
+        assert models['dense']['params'] - models[name]['params'] == round(ranked/2)
+        assert sum(report['compression']['kept'][name]) == ranked - round(ranked/2)
+    assert all(m['bytes'] < m['dense_bytes'] for name, m in models.items() if 'dense' not in name)
+    in_noise = [name for name, by in report['wer'].items() if set(by['v']) == {'clean', 'blur#10', 'contrast#10'}]
+    assert in_noise == ['dense', 'dense, in noise', 'iterative LRR 50 %, in noise'] == list(report['measured']['noise'])
+    claims = report['measured']['claims']
+    assert list(claims['In noise, sparse models beat the dense one']['points']) == ['50 %']
+    assert [len([f for f in report['findings'] if f.startswith(f'{c}: ')]) for c in claims] == [1]*len(claims)
+    costs = report['costs']
+    assert list(costs) == ['dense', 'LTH 50 %', 'LRR, 2:4 50 %', 'LTH 50 %, emptied channels cut']
+    assert costs['LTH 50 %']['macs'] == costs['dense']['macs'] >= costs['LTH 50 %, emptied channels cut']['macs']
+    assert pictures(out, 'sparse_vsr') == 10
+    again = check_again('sparse_vsr', out, parameters, report)
+    table = sparsity_table(rows_of([report, again])).splitlines()
+    assert table[0] == '| removed | naive | LTH | LTH, back to 40 | LRR, 2:4 |'
+    assert [row[:6] for row in table[2:]] == ['| 0 % ', '| 50 %']
+
+
+REFUSALS = {   # what is wrong -> parameters, and what is told
+    'method': (dict(methods=['magic']), "no choice 'magic'"),
+    'point': (dict(rewind_epochs=[4]), "parameter 'rewind_epochs' has no choice 4"),
+    'falling': (dict(sparsities=[0.8, 0.5]), 'rising shares'),
+    'no pictures': (dict(data_folder='silent'), 'no video'),
+    'level': (dict(levels=[11]), '11'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSALS)
+def test_sparse_vsr_is_refused(case, work, lips, tmp_path):
+    "Before anything is trained."
+    changes, told = REFUSALS[case]
+    if 'data_folder' in changes:
+        corpus = make_corpus(tmp_path/'silent', clips=(2, 1, 1), noise_files=(1, 1, 1), num_workers=0, video=False)
+        changes = dict(data_folder=str(corpus))
+    out = tmp_path/'run'
+    with pytest.raises(papermill.PapermillExecutionError, match=told):
+        execute('sparse_vsr', out, **prune(work, lips, out, **changes))
+    assert [p.name for p in out.iterdir() if p.is_dir()] == []
 
 
 TOY = """import json

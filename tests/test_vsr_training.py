@@ -13,7 +13,7 @@ from avcomp.models.vsr import VSR, vsr_config
 from avcomp.train.check import Evaluation, check_jobs
 from avcomp.train.engine import run
 from avcomp.train.progress import kept_model
-from toy import LIPS, corpus, job, parts   # noqa: F401  (fixtures)
+from toy import LIPS, corpus, job, parts
 
 LINE = 'smoke_sparse_vsr_tiny'
 
@@ -42,7 +42,8 @@ def test_from_nothing_to_sparse(line, parts, tmp_path):
     models = {name: load_model(tmp_path/name/'model') for name in line}
     for model in models.values():
         assert model.family == 'vsr' and model.tokenizer_proto == (parts/'units.model').read_bytes()
-        assert model.config.vocab_size == models['dense'].config.vocab_size and list(model.heads) == ['ctc_head', 'decoder']
+        assert model.config.vocab_size == models['dense'].config.vocab_size
+        assert list(model.heads) == ['ctc_head', 'decoder']
     assert models['small'].config.embed_dim == 16
     # the mean of all six points, and the last of them beside it
     fit = line['dense'].stage.fit

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'TIMING', 'time_in_turn', 'ratios', 'peak_memory', 'use_threads', 'random_clips', 'Latency',
-           'encoding_call', 'compare_latency', 'measure_latency', 'cost_table', 'standard_costs']
+           'encoding_call', 'by_model', 'compare_latency', 'measure_latency', 'cost_table', 'standard_costs']
 
 # %% ../../nbs/evaluate/02_cost.ipynb #4b856c11
 import ctypes, gc, statistics
@@ -120,9 +120,16 @@ def encoding_call(
     return call
 
 # %% ../../nbs/evaluate/02_cost.ipynb #7c5b68bc
+def by_model(
+    frames:int|dict[str, int],   # for all models, or by name
+    models:dict,                 # by name
+)->dict[str, int]:               # name -> frames
+    "Length of the clip of each model."
+    return frames if isinstance(frames, dict) else dict.fromkeys(models, frames)
+
 def compare_latency(
     models:dict,              # name -> model in eval mode; ratios are against the first
-    frames:int=100,           # length of each clip, in frames of the encoder
+    frames:int|dict=100,      # length of each clip, in frames of the encoder; or name -> length
     modalities:tuple|None=None,   # streams to give, of 'audio', 'video' and 'wav'; None = all that a model takes
     batch_size:int=1,         # clips
     repeats:int=10,           # timed rounds, >= 1
@@ -132,8 +139,8 @@ def compare_latency(
     "Measure the encoders of several models in turn."
     if training := [name for name, m in models.items() if m.training]:
         raise ValueError(f"models are measured in eval mode, got {training} in training mode; call .eval() first")
-    shape = dict(frames=frames, modalities=modalities, batch_size=batch_size)
-    calls = {name: encoding_call(m, **shape) for name, m in models.items()}
+    shape, length = dict(modalities=modalities, batch_size=batch_size), by_model(frames, models)
+    calls = {name: encoding_call(m, frames=length[name], **shape) for name, m in models.items()}
     with use_threads(threads):
         times = time_in_turn(calls, repeats, warmup)
         memory = {name: peak_memory(call, next(models[name].parameters()).device) for name, call in calls.items()}
@@ -141,7 +148,7 @@ def compare_latency(
     for name, model in models.items():
         weights = sum(t.nbytes for t in chain(model.parameters(), model.buffers()))/1e6
         ms = statistics.median(times[name])
-        audio_ms = 1000*frames*batch_size/model.frame_rate
+        audio_ms = 1000*length[name]*batch_size/model.frame_rate
         out[name] = Latency(ms, ms/audio_ms, weights + memory[name], ratio[name])
     return out
 
@@ -156,14 +163,14 @@ def measure_latency(
 
 # %% ../../nbs/evaluate/02_cost.ipynb #675e320b
 def cost_table(
-    models:dict,      # name -> model in eval mode
-    frames:int=100,   # length of the clip, in frames of the encoder
-    **kwargs,         # further arguments of `compare_latency`
-)->list[dict]:        # rows: name, params, macs (counted), latency_ms, rtf, memory_mb, ratio (median)
+    models:dict,           # name -> model in eval mode
+    frames:int|dict=100,   # length of the clip, in frames of the encoder; or name -> length
+    **kwargs,              # further arguments of `compare_latency`
+)->list[dict]:             # rows: name, params, macs (counted), latency_ms, rtf, memory_mb, ratio (median)
     "Size and cost of several models."
-    rows = []
+    rows, length = [], by_model(frames, models)
     for name, r in compare_latency(models, frames, **kwargs).items():
-        size = dict(params=count_params(models[name]), macs=count_macs(models[name], frames))
+        size = dict(params=count_params(models[name]), macs=count_macs(models[name], length[name]))
         cost = dict(latency_ms=r.latency_ms, rtf=r.rtf, memory_mb=r.memory_mb, ratio=r.ratio[1])
         rows.append(dict(name=name) | size | cost)
     return rows
@@ -172,10 +179,8 @@ def cost_table(
 SECONDS, TIMING = 4., dict(batch_size=1, repeats=20, warmup=2, threads=1)   # of the protocol
 
 def standard_costs(
-    models:dict,      # name -> model in eval mode, all of one frame rate
+    models:dict,      # name -> model in eval mode
 )->dict[str, dict]:   # name -> params, macs, latency_ms, rtf, memory_mb, ratio
     "Size and cost of several models, by the protocol of all recipes."
-    rates = {m.frame_rate for m in models.values()}
-    if len(rates) != 1: raise ValueError(f"expected models of one frame rate, got {sorted(rates)} frames a second")
-    rows = cost_table(models, round(SECONDS*rates.pop()), **TIMING)
+    rows = cost_table(models, {name: round(SECONDS*m.frame_rate) for name, m in models.items()}, **TIMING)
     return {row['name']: {k: v for k, v in row.items() if k != 'name'} for row in rows}

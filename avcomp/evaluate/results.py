@@ -8,7 +8,7 @@ __all__ = ['weights_digest', 'text_of', 'evaluation_digest', 'Robustness', 'all_
 
 # %% ../../nbs/evaluate/02b_results.ipynb #79541e32
 import hashlib, json, os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -57,19 +57,21 @@ class Robustness:
     hypotheses:dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)   # same, -> clip id -> text
     views:dict[str, str] = field(default_factory=dict)              # condition -> digest of its views
 
-    def pairs(self,
-        modality:str,    # 'av', 'a' or 'v'
-        condition:str,   # such as 'clean'
-    )->list[tuple[str, str]]:   # (reference, hypothesis) of every clip
-        "What was said and what was recognised."
+    def pairs(self, modality:str, condition:str)->list[tuple[str, str]]:
+        "What was said and what was recognised in every clip."
         return [(self.references[id], text) for id, text in self.hypotheses[modality][condition].items()]
 
-    def has(self,
-        modality:str,    # 'av', 'a' or 'v'
-        condition:str,   # such as 'babble@0'
-        views:tuple,     # its views
-    )->bool:             # whether it was evaluated with these views
-        "Is a condition done?"
+    def part(self,
+        modalities:tuple,   # of 'av', 'a' and 'v'
+        conditions:tuple,   # names
+    )->'Robustness':        # without what else was done before
+        "What was asked for, in that order."
+        def some(found): return {c: found[c] for c in conditions if c in found}
+        def of(found): return {m: some(found[m]) for m in modalities if m in found}
+        return replace(self, wer=of(self.wer), hypotheses=of(self.hypotheses), views=some(self.views))
+
+    def has(self, modality:str, condition:str, views:tuple)->bool:
+        "Whether a condition is done, with these views."
         return condition in self.wer.get(modality, {}) and self.views.get(condition) == digest(views)
 
     def add(self,

@@ -45,6 +45,13 @@ class Steps:
         if name in self.steps: raise ValueError(f"this plan has a step {name!r} already; choose another name")
         self.steps[name] = step
 
+    def follow(self,
+        job:Job,         # whose `out` is a folder in that of the plan
+    )->Path:             # model folder that the training will write
+        "Add a training that is a whole job already, such as a round of pruning."
+        self.add(str(Path(job.out).relative_to(self.out)), Step(self.steps_of(sources_of(job)), job))
+        return Path(job.out)/'model'
+
     def steps_of(self,
         paths,                   # that a step reads
     )->tuple[str, ...]:          # steps that write them
@@ -75,10 +82,8 @@ class Plan(Steps):
         seed:int|None=None,      # None = that of the plan
     )->Path:                     # model folder that the training will write
         "Add a training."
-        job = Job(change(stage, changes), data or self.data, str(student), str(self.out/name), random,
-                  self.seed if seed is None else seed, self.run_on)
-        self.add(name, Step(self.steps_of(sources_of(job)), job))
-        return self.out/name/'model'
+        return self.follow(Job(change(stage, changes), data or self.data, str(student), str(self.out/name), random,
+                               self.seed if seed is None else seed, self.run_on))
 
     def make(self,
         name:str,            # of the step and its model folder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'AXES', 'STYLES', 'SIZES', 'smooth_curve', 'plot_training', 'condition_level', 'wer_span', 'result_rows',
-           'wer_curves', 'plot_robustness', 'plot_size_vs_wer']
+           'wer_curves', 'levels_of', 'plot_robustness', 'robustness_panels', 'plot_size_vs_wer']
 
 # %% ../../nbs/viz/01b_curves.ipynb #166c24fc
 from itertools import cycle
@@ -114,33 +114,43 @@ def wer_curves(
 # %% ../../nbs/viz/01b_curves.ipynb #f78df7fe
 STYLES = ('o-', 's--', '^:')   # of the modalities, in the order of the results
 
+def levels_of(
+    rows:list[dict],   # from `result_rows`
+    kind:str,          # of condition
+)->list[float]:        # rising, at least one
+    "Ratios or levels of one kind of noise."
+    kinds = sorted({r['kind'] for r in rows} - {'clean'})
+    if kind not in kinds: raise ValueError(f"no condition of kind {kind!r} in the results; choose from {kinds}")
+    return sorted({r['level'] for r in rows if r['kind'] == kind})
+
+# %% ../../nbs/viz/01b_curves.ipynb #866b8558
 def plot_robustness(
     results:dict,           # model -> modality -> condition -> WER as in `wer_span`
     kind:str='babble',      # kind of condition to draw, such as 'babble', 'blur' or 'babble+blur#5'
     modalities:tuple=None,  # input modalities to draw ('av', 'a', 'v'), all if None
     mark:float=None,        # SNR in dB, or level, to mark with a line, none if None
+    models:tuple=None,      # models to draw, all if None
     ax:plt.Axes=None,       # axes to draw on, a new figure if None
 )->plt.Axes:                # the axes drawn on
     "WER against SNR or level for one kind of noise, clean speech apart at the edge."
     rows = result_rows(results)
-    levels = sorted({r['level'] for r in rows if r['kind'] == kind})
-    if not levels:
-        raise ValueError(f"no condition of kind {kind!r} in the results; "
-                         f"choose from {sorted({r['kind'] for r in rows} - {'clean'})}")
+    levels = levels_of(rows, kind)
     label = next(AXES.get(r['mark'], AXES['#']) for r in rows if r['kind'] == kind)
     gap = max(2., (levels[-1] - levels[0])/len(levels))
     clean = levels[-1] + gap if label == AXES['@'] else levels[0] - gap   # beside the least noise
     colors = name_colors(r['model'] for r in rows)
     styles = dict(zip(dict.fromkeys(r['modality'] for r in rows), cycle(STYLES)))
     ax = new_axes(ax, 7, 3.8)
+    drawn = wer_curves(rows, kind)
     for which in (kind, 'clean'):
         for (model, modality), curve in wer_curves(rows, which).items():
-            if modality not in (modalities or styles): continue
+            if modality not in (modalities or styles) or model not in (models or colors): continue
             x = [clean if r['level'] is None else r['level'] for r in curve]
-            bars = [[r[side] for r in curve] for side in ('below', 'above')]
-            name = f'{model} ({modality})' if which == kind else None
-            ax.errorbar(x, [r['wer'] for r in curve], bars, fmt=styles[modality], color=colors[model], capsize=3,
-                        label=name)
+            y, below, above = np.array([[r['wer'], r['below'], r['above']] for r in curve]).T
+            name = None if which == 'clean' and (model, modality) in drawn else f'{model} ({modality})'   # once
+            bars = (below, above) if len(x) == 1 else None
+            ax.errorbar(x, y, bars, fmt=styles[modality], color=colors[model], capsize=3, label=name)
+            if len(x) > 1: ax.fill_between(x, y - below, y + above, color=colors[model], alpha=0.15, lw=0)
     ax.axvspan(clean - gap/2, clean + gap/2, color=GREY, alpha=0.4, lw=0)
     if mark is not None: ax.axvline(mark, color=COLORS[-1], lw=1, ls='-.')
     ax.set_xticks([*levels, clean], [*(f'{x:g}' for x in levels), 'clean'])
@@ -151,6 +161,27 @@ def plot_robustness(
     ax.grid(alpha=0.3)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return ax
+
+# %% ../../nbs/viz/01b_curves.ipynb #3b405ddf
+def robustness_panels(
+    results:dict,           # as in `plot_robustness`
+    kinds:list,             # kinds of conditions, a panel each
+    modalities:tuple=None,  # input modalities to draw, all if None
+    columns:int=3,          # panels in a row
+)->list[plt.Axes]:          # one for each kind
+    "`plot_robustness` for several kinds of noise."
+    rows = -(-len(kinds)//columns)
+    fig = plt.figure(figsize=(4*min(columns, len(kinds)), 0.7 + 2.6*rows), layout='constrained')
+    axes = fig.subplots(rows, min(columns, len(kinds)), squeeze=False).ravel()
+    names = {}   # label -> line
+    for kind, ax in zip(kinds, axes):
+        plot_robustness(results, kind, modalities, ax=ax).set(title=kind)
+        if not ax.get_subplotspec().is_first_col(): ax.set(ylabel='')
+        names |= {label: line for line, label in zip(*ax.get_legend_handles_labels())}
+        ax.get_legend().remove()
+    for ax in axes[len(kinds):]: ax.set_axis_off()
+    fig.legend(names.values(), names, loc='outside lower center', ncols=4, fontsize=8, frameon=False)
+    return list(axes[:len(kinds)])
 
 # %% ../../nbs/viz/01b_curves.ipynb #e8d3af5f
 SIZES = {

@@ -179,24 +179,26 @@ def condition_controls(
 # %% ../../nbs/viz/02_widgets.ipynb #c3ca4148
 def robustness_explorer(
     results:dict,    # model -> modality -> condition -> WER as in `plot_robustness`
-)->widgets.VBox:     # noise menu, modality menu, level slider, picture, table
-    "WER against SNR by noise kind and input modality, with the numbers at the marked SNR."
+)->widgets.VBox:     # noise menu, modality menu, model list, level slider, picture, table
+    "WER against SNR or level by kind of noise, input modality and model, with the numbers at the marked place."
     rows = [r for r in result_rows(results) if r['kind'] != 'clean']
     if not rows: raise ValueError("expected at least one noisy condition such as 'babble@0' in the results, got none")
-    modalities = sorted({r['modality'] for r in rows})
+    modalities, names = sorted({r['modality'] for r in rows}), list(results)
     def chosen(modality): return modalities if modality == 'all' else (modality,)
-    def draw(kind, modality, condition):
-        return plot_robustness(results, kind, chosen(modality), mark=condition_level(condition)[2])
-    def describe(kind, modality, condition):
+    def draw(kind, modality, models, condition):
+        return plot_robustness(results, kind, chosen(modality), condition_level(condition)[2], models)
+    def describe(kind, modality, models, condition):
         at = kind, condition_level(condition)[2]
         cells = {}
         for r in rows:
-            if (r['kind'], r['level']) == at and r['modality'] in chosen(modality):
+            if (r['kind'], r['level']) == at and r['modality'] in chosen(modality) and r['model'] in (models or names):
                 cells.setdefault(r['model'], {})[r['modality']] = f"{r['wer']:.1%}"
         return f'word error rate at {escape(condition)}' + html_table(cells)
-    names = {c: None for modalities in results.values() for wers in modalities.values() for c in wers}
-    kind, level = condition_controls(sorted(c for c in names if condition_level(c)[1]))
-    return explorer(draw, dict(kind=kind, modality=menu('modality', ['all', *modalities]), condition=level), describe)
+    conditions = {c for by in results.values() for wers in by.values() for c in wers if condition_level(c)[1]}
+    kind, level = condition_controls(sorted(conditions))
+    models = widgets.SelectMultiple(options=names, value=names, rows=len(names), description='models')
+    controls = dict(kind=kind, modality=menu('modality', ['all', *modalities]), models=models, condition=level)
+    return explorer(draw, controls, describe)
 
 # %% ../../nbs/viz/02_widgets.ipynb #c6187e5b
 def in_common(

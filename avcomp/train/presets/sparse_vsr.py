@@ -70,23 +70,24 @@ PUBLISHED = {
 }
 
 # %% ../../../nbs/train/presets/03_sparse_vsr.ipynb #f306afc5
-LENGTHS = {'curriculum': 40, 'dense': 400, 'finetune': 40, 'round': 150, 'distill': 400}   # updates
+LENGTHS = {'curriculum': 100, 'dense': 1000, 'finetune': 100, 'round': 400, 'distill': 1000}   # updates
 
 def tiny(
     name:str,      # of a stage
     stage:Stage,   # published
 )->Stage:          # the tiny stage
     "A published stage in the size of a laptop."
-    fields = {'fit.unit': 'update', 'fit.max_frames': 800, 'fit.batches': 1, 'fit.sync_batchnorm': False,
-              'task.regularisation': Regularisation(), 'task.ctc_weight': 0.3, 'task.decoder_weight': 0.7}
-    lr = {'finetune': 2e-4, 'curriculum': 5e-4}.get(name, 1.5e-3)
+    fields = {'fit.unit': 'update', 'fit.max_frames': 200, 'fit.batches': 1, 'fit.sync_batchnorm': False,
+              'task.regularisation': Regularisation(), 'task.ctc_weight': 0.3, 'task.decoder_weight': 0.7,
+              'views.time_mask': None}
+    lr = {'finetune': 2e-4, 'curriculum': 1e-3}.get(name, 2e-3)
     return stretched(stage, LENGTHS[name], fields | {'fit.optimizer.lr': lr})
 
 def smoke(
     stage:Stage,   # tiny
 )->Stage:          # the same in six updates
     "A stage that only shows that everything runs."
-    return stretched(stage, 6, {'fit.max_frames': 200})
+    return stretched(stage, 6)
 
 TINY = {name.replace('base_s', 'tiny'): {which: tiny(which, stage) for which, stage in PUBLISHED[name].items()}
         for name in ('sparse_vsr_base_s', 'sparse_vsr_base_s_noisy')}
