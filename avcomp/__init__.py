@@ -26,6 +26,8 @@ PUBLIC = {   # module: its public names
     'compress.merging': 'merge_ collapse_',
     'compress.gated': 'load_gated',
     'compress.magnitude': 'magnitude_masks apply_masks_',
+    'compress.codebooks': 'quantize_',
+    'compress.int8': 'quantize_dynamic_',
     'data.audio_noise': 'mix',
     'data.corruptions': 'corrupt',
     'evaluate.wer': 'wer',

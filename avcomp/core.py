@@ -61,6 +61,7 @@ class Projections:
 class Config:
     "Base of all model configs: literals, plus the sizes of the dimensions that differ from the dense model."
     sizes:dict=field(default_factory=dict, kw_only=True)  # full dimension name -> number of entries
+    int8_from:int=field(default=0, kw_only=True)   # linear maps of at least so many weights keep them as int8; 0 = none
 
     def size(self,
         name:str,      # full dimension name, such as 'encoder.layers.3.ffn'

@@ -147,6 +147,12 @@ def recipe(piece, run, tmp_path, **_):
     assert all(report['config'][name] == given[name] for name in KEPT if name in given)
 
 
+def taken(piece, tmp_path, **_):
+    "The recipe takes the parameters as they stand, processes and batch system included; tests/test_recipes.py runs it."
+    words = shlex.split(piece.text)
+    accepted(Path(words[1]).stem, words[3:], tmp_path)
+
+
 def page_of_recipe(piece, run, tmp_path, monkeypatch, **_):
     "The page of a recipe that was run."
     *_, module, made = shlex.split(piece.text)
@@ -196,6 +202,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('nbs/recipes/grid.ipynb', '-y '): of_grids,
     ('nbs/recipes/dp_avhubert.ipynb', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('nbs/recipes/dphubert.ipynb', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
+    ('nbs/recipes/sparse_vsr.ipynb', 'papermill nbs/recipes/sparse_vsr.ipynb runs/'): taken,
     ('nbs/recipes/grid.ipynb', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,
     ('nbs/train/12_grid.ipynb', 'mkdir '): folder_is_made,
     ('nbs/train/12_grid.ipynb', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,
@@ -277,7 +284,7 @@ def accepted(name, words, folder):
     if 'launcher' in found:
         run = Run(found['devices'], found['nodes'], found['launcher'], slurm=found['slurm'])
         assert slurm_parameters(run, 'job')['nodes'] == run.nodes
-        assert [n for n, stage in table.stages(found['preset']).items() if stage.fit.batches % run.processes] == []
+        assert [n for n, stage in table.preset(found['preset']).items() if stage.fit.batches % run.processes] == []
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn, Tensor
 from .dims import Gated, Polynomial, Table, collect, size_polynomial
 from .hardconcrete import HardConcrete, open_prob
+from ..models.contract import check_float
 
 # %% ../../nbs/compress/02b_gates.ipynb #a3b67c0b
 def along_axis(
@@ -202,7 +203,7 @@ def gate_(
     if any(isinstance(m, Gated) for m in model.modules()):
         raise ValueError("the model already has gates; prune_ it, or take them off with drop_gates_, "
                          "before gating again")
-    table, init_drop, multiples = collect(model), init_drop or {}, multiples or {}
+    table, init_drop, multiples = collect(check_float(model, 'gating')), init_drop or {}, multiples or {}
     units = check_units(table, units, init_drop=init_drop, multiples=multiples)
     drop, device = INIT_DROP | init_drop, next(model.parameters()).device
     if new := sorted(set(units) - set(drop)):

@@ -13,6 +13,7 @@ from torch import nn
 from .dims import collect, count_params
 from .method import Method, Running
 from ..core import Config, check_choices
+from ..models.contract import check_float
 from ..settings import Updates, kind
 
 # %% ../../nbs/compress/04_merging.ipynb #26a493ce
@@ -35,7 +36,7 @@ def mergeable(
     if kind not in MERGE_KINDS:
         raise ValueError(f"kind names the projections to merge, one of {MERGE_KINDS}; got {kind!r}")
     found = [[model.get_submodule(path) for letter, path in m.members if letter in kind]
-             for m in collect(model).merges]
+             for m in collect(check_float(model, 'merging')).merges]
     if not found:
         raise ValueError("the model has no projections left to merge: it states none, they are collapsed already, "
                          "or all attention was pruned away")
@@ -98,6 +99,7 @@ class Merging(Method):
     step:Updates = 2500        # updates between merges, > 0
     warmup:Updates = 0         # updates until merging is complete; 0 = from the start
     order:ClassVar[int] = 20   # gates sit on projections and are cut before these collapse
+    reshapes:ClassVar[bool] = True
 
     def __post_init__(self):
         check_choices(self, projections=MERGE_KINDS)

@@ -57,6 +57,7 @@ class Method:
     "Base of the settings of every method; `avcomp.settings.kind` gives a class its tag."
     order:ClassVar[int] = 0            # methods of a tuple attach, act and finish in this order
     projections:ClassVar[str] = ''     # attention projections that are one after training, such as 'QKV'; '' = all stay
+    reshapes:ClassVar[bool] = False    # whether `finish` gives weights other shapes, or takes some away
 
     def refuses(self,
         others:tuple,   # the other methods of the tuple

@@ -117,6 +117,7 @@ class Gating(Method):
     multiples:tuple = ()            # ((unit, m), ...): what stays of a dimension are multiples of m entries
     init_drop:tuple = ()            # ((unit, drop rate in (0, 1)), ...), where not the usual one
     order:ClassVar[int] = 10
+    reshapes:ClassVar[bool] = True
 
     def __post_init__(self):
         part_targets(self.target)

@@ -10,7 +10,7 @@ import torch
 from torch import nn, Tensor
 from ..core import Config
 from .dims import Table, collect
-from ..models.contract import unfilled_model
+from ..models.contract import check_float, unfilled_model
 
 # %% ../../nbs/compress/01b_slicing.ipynb #882a98e1
 def rebuild_(
@@ -60,7 +60,7 @@ def slice_(
     state:dict|None=None,   # path -> tensor to cut in place of the model's own; None = the model's
 ):
     "Cut dimensions out of every tensor that carries their names, in place; nothing is touched where that fails."
-    table = collect(model)
+    table = collect(check_float(model, 'slicing'))
     check_keep(table, keep)
     gone = {name for name, index in keep.items() if len(index) == 0}
     state = {k: v.detach() for k, v in (model.state_dict() if state is None else state).items()}

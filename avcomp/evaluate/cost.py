@@ -16,7 +16,7 @@ from time import perf_counter
 import torch
 from ..compress.dims import count_macs, count_params
 from .encoding import num_samples
-from ..models.contract import Model, choose_streams
+from ..models.contract import Model, choose_streams, float_weight
 
 # %% ../../nbs/evaluate/02_cost.ipynb #9cfff051
 def time_in_turn(
@@ -96,8 +96,7 @@ def random_clips(
         audio=lambda: (frames, model.bare.config.audio_dim),
         video=lambda: (frames, 88, 88),
         wav=lambda: (num_samples(model, frames),))
-    weight = next(model.parameters())
-    return {m: torch.randn(batch_size, *shapes[m]()).to(weight) for m in modalities or streams}
+    return {m: torch.randn(batch_size, *shapes[m]()).to(float_weight(model)) for m in modalities or streams}
 
 # %% ../../nbs/evaluate/02_cost.ipynb #2c5f8c77
 @dataclass(frozen=True)

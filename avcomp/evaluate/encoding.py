@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from ..bars import track
 from ..data.sound import SAMPLE_RATE, open_sound, read_part
-from ..models.contract import Model, Output, batch_inputs
+from ..models.contract import Model, Output, batch_inputs, float_weight
 
 # %% ../../nbs/evaluate/00_encoding.ipynb #5a87ab1e
 @torch.no_grad()
@@ -76,7 +76,7 @@ def encode_long(
     step, around = round(seconds*model.frame_rate), round(context*model.frame_rate)
     if step < 1 or around < 0:
         raise ValueError(f"expected seconds of one frame or more and context >= 0, got {seconds=} and {context=}")
-    hop, p = SAMPLE_RATE//model.frame_rate, next(model.parameters())
+    hop, p = SAMPLE_RATE//model.frame_rate, float_weight(model)
     with ExitStack() as stack:
         samples, part = open_parts(wav, stack)
         total = model.num_frames(samples)

@@ -18,7 +18,7 @@ from ..data.batches import ClipDataset, make_loader, streams_of
 from ..data.plans import num_batches
 from ..data.views import bind_views, condition_views
 from .results import Robustness, evaluation_digest, open_results, save_results, text_of
-from ..models.contract import INPUTS, Model, batch_inputs, choose_streams
+from ..models.contract import INPUTS, Model, batch_inputs, choose_streams, float_weight
 from ..settings import digest
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #86354137
@@ -60,7 +60,7 @@ def video_features(
     batch:dict,        # from `collate`
 )->Tensor:             # (B, T, D) on the CPU, zeros where padded
     "What the video front-end makes of a batch."
-    p = next(model.parameters())
+    p = float_weight(model)
     y = model.bare.video(batch['video'].to(p), batch['padding_mask'].to(p.device)).cpu()
     return y.masked_fill(batch['padding_mask'][..., None], 0)
 

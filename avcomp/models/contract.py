@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'DRAWING', 'STREAMS', 'INPUTS', 'DROPS', 'COUNTS', 'WIDTHS', 'RANGES', 'Output', 'Search', 'Hypothesis',
-           'Model', 'empty_weights', 'Undrawn', 'unfilled_model', 'choose_streams', 'batch_inputs', 'per_frame',
-           'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
+           'Model', 'empty_weights', 'Undrawn', 'unfilled_model', 'float_weight', 'check_float', 'choose_streams',
+           'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
 import warnings
@@ -16,6 +16,7 @@ import torch
 from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from ..core import Config, Vocab, Weight
+from .int8 import int8_linears_
 from ..settings import kind
 
 # %% ../../nbs/models/00_contract.ipynb #558f5172
@@ -135,7 +136,26 @@ def unfilled_model(
     config:Config,    # its config; dimensions may be empty
 )->nn.Module:         # on the `meta` device
     "The modules of a model and the shapes of their weights, without the weights."
-    with torch.device('meta'), Undrawn(), empty_weights(): return cls(config)
+    with torch.device('meta'), Undrawn(), empty_weights(): model = cls(config)
+    int8_linears_(model, config.int8_from)
+    return model
+
+# %% ../../nbs/models/00_contract.ipynb #c24dd93b
+def float_weight(
+    model:nn.Module,   # any, in int8 or not
+)->Tensor:             # on the device of what it reads, and in that precision
+    "One of the weights that are no integers."
+    return next(p for p in model.parameters() if p.is_floating_point())
+
+def check_float(
+    model:nn.Module,   # what is to be changed
+    what:str,          # is to be done with it, for the message
+)->nn.Module:          # the model
+    "Raise an error for a model whose weights are integers."
+    if names := [name for name, p in model.named_parameters() if not p.is_floating_point()]:
+        raise ValueError(f"{what} needs weights in floating point, and {len(names)} of this model are int8 "
+                         f"({names[0]}, ...); quantize_dynamic_ comes last: take the model from before it")
+    return model
 
 # %% ../../nbs/models/00_contract.ipynb #9d6f51e1
 STREAMS = ('audio', 'video', 'wav')   # entries of a batch that carry sound or picture
@@ -205,7 +225,7 @@ def sizes_below(
 # %% ../../nbs/models/00_contract.ipynb #9237d839
 DROPS = ('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 'final_dropout', 'layerdrop',
     'decoder_dropout', 'decoder_attention_dropout', 'decoder_activation_dropout')
-COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers')   # 0 has a meaning there
+COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers', 'int8_from')   # 0 has a meaning there
 WIDTHS = ('embed_dim', 'ffn_dim', 'num_heads', 'audio_dim', 'video_widths', 'pos_kernel', 'pos_groups', 'num_classes',
     'final_dim', 'conv_kernel', 'decoder_ffn_dim', 'decoder_heads', 'wav_widths', 'conv_dims', 'conv_kernels',
     'conv_strides', 'num_buckets', 'max_distance')

@@ -16,7 +16,7 @@ from ..settings import kind
 from .avhubert import AVHUBERT_SIZES
 from .avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from .checkpoints import load_model
-from .contract import HEADS, Model, empty_weights, unfilled_model
+from .contract import HEADS, Model, check_float, empty_weights, unfilled_model
 from .formats.checkpoint import state_faults
 from .hubert import HUBERT_SIZES
 from .vsr import VSR_SIZES
@@ -48,6 +48,7 @@ def reinitialised(
     **kwargs,       # fields of its config to change
 )->Model:           # the same shape with random weights, and the same tokenizer
     "Forget what a model has learned."
+    check_float(model, 'a model with other weights')
     with empty_weights(): new = type(model)(replace(model.config, **kwargs))
     new.tokenizer_proto = model.tokenizer_proto
     return new

@@ -14,7 +14,7 @@ from ..compress.method import Method, attach_methods
 from ..data.views import View
 from ..distill.masking import sample_modalities
 from ..distill.objectives import mean_count
-from ..models.contract import Model, batch_inputs
+from ..models.contract import Model, batch_inputs, check_float
 from ..models.surgery import Regularisation, regularise_
 from ..settings import kind
 from .fit import Fit
@@ -138,7 +138,7 @@ class Training(UpdateLoop):
     ):
         super().__init__()
         self.stage, self.seed = stage, seed
-        self.model = regularise_(model, stage.task.regularisation)
+        self.model = regularise_(check_float(model, 'training'), stage.task.regularisation)
         whole = set(model.state_dict())
         self.running = attach_methods(stage.methods, model, seed)
         if stage.fit.keep and set(model.state_dict()) != whole:

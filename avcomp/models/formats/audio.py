@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import nn, Tensor
 from ..attention import LETTERS
+from ..contract import check_float
 from .checkpoint import Checkpoint, fit_state
 from ..hubert import HubertConfig, Wav2Vec2Config, WavLMConfig
 from ..waveform import DenseNorm
@@ -85,7 +86,7 @@ def check_writable(
     "Raise an error for a model that is not of the waveform families, or not what its config says."
     if model.family not in AUDIO_FAMILIES:
         raise ValueError(f"expected a model of one of the families {sorted(AUDIO_FAMILIES)}, got {model.family!r}")
-    fit_state(model.config, model.state_dict(), f'this {type(model).__name__}')
+    fit_state(model.config, check_float(model, 'another format').state_dict(), f'this {type(model).__name__}')
 
 def counts_removed(
     model:nn.Module,   # a HuBERT, wav2vec 2.0 or WavLM
