@@ -81,10 +81,13 @@ def features_as_video(
     features:Tensor,   # (B, T, D), from `video_features`
 ):
     "Let a model take what it saw before for what it sees."
-    frontend = model.bare.video
-    frontend.forward = partial(seen_before, features)   # before that of its class
+    own = vars(model.bare.video)
+    before = {name: value for name, value in own.items() if name == 'forward'}   # of one that is watched
+    own['forward'] = partial(seen_before, features)                              # comes before that of its class
     try: yield
-    finally: del frontend.forward
+    finally:
+        del own['forward']
+        own.update(before)
 
 # %% ../../nbs/evaluate/03_robustness.ipynb #6d7b6f3c
 def look_once(
