@@ -253,8 +253,8 @@ def robustness(
                 texts = known_texts(result, plan, modality, streams[modality], views)
                 if texts is not None: bar.update(batches)
                 else:
-                    batches = cache.batches(names, views)
-                    texts = transcribe_prepared(model, tokenizer, batches, modality, beam_size, bar)
+                    made = cache.batches(names, views)
+                    texts = transcribe_prepared(model, tokenizer, made, modality, beam_size, bar)
                 bar.set_postfix_str(f'WER {result.add(modality, condition, views, texts):.1%}')
                 save_results(result, path)
     return result
