@@ -13,7 +13,7 @@ import numpy as np
 from ..data.alignment import plot_clip
 from .clips import align_words, plot_alignment, plot_confusions
 from .layers import MEASURES, plot_probe, plot_similarity
-from .widgets import condition_controls, explorer, html_table, in_common, menu
+from .widgets import condition_controls, explorer, html_table, menu, refill
 
 # %% ../../nbs/viz/02b_model_widgets.ipynb #c6525964
 def similarity_explorer(
@@ -64,11 +64,13 @@ def probe_explorer(
 
 # %% ../../nbs/viz/02b_model_widgets.ipynb #7f3e80b2
 def confusion_explorer(
-    pairs:dict,      # model -> modality -> condition -> [(reference, hypothesis)]; what one lacks is not offered
+    pairs:dict,      # model -> modality -> condition -> [(reference, hypothesis)]
     words:int=30,    # how many words the slider goes up to, >= 1
 )->widgets.VBox:     # model menu, modality menu, noise menu, level slider, words slider, picture, text
     "Which words are taken for which, by model, input and noise; as many words as the slider says."
-    modalities, conditions = in_common(pairs)
+    if not pairs or not all(found and all(found.values()) for found in pairs.values()):
+        raise ValueError("expected at least one model with its sentences, as {model: {modality: {condition: [...]}}}, "
+                         f"got {({name: list(found) for name, found in pairs.items()})}")
     def draw(model, modality, kind, condition, top): return plot_confusions(pairs[model][modality][condition], top)
     def describe(model, modality, kind, condition, top):
         sentences = pairs[model][modality][condition]
@@ -76,10 +78,15 @@ def confusion_explorer(
         said = n.total() - n['insert']
         return (f"{len(sentences)} sentences, {said} words: {n['substitute']} substituted, {n['delete']} deleted, "
                 f"{n['insert']} inserted, WER {(n.total() - n['equal'])/max(said, 1):.1%}")
-    kind, level = condition_controls(conditions)
+    model = menu('model', list(pairs))
+    modality = menu('modality', list(pairs[model.value]))
+    kind, level, offer_noise = condition_controls(lambda: pairs[model.value][modality.value])
+    def offer_modalities(_=None):
+        refill(modality, list(pairs[model.value]), keep=True)
+        offer_noise()
+    for control, offer in ((model, offer_modalities), (modality, offer_noise)): control.observe(offer, 'value')
     top = widgets.IntSlider(min(10, words), 1, words, description='words')
-    controls = dict(model=menu('model', list(pairs)), modality=menu('modality', modalities))
-    return explorer(draw, controls | dict(kind=kind, condition=level, top=top), describe)
+    return explorer(draw, dict(model=model, modality=modality, kind=kind, condition=level, top=top), describe)
 
 # %% ../../nbs/viz/02b_model_widgets.ipynb #6856f1ce
 def clip_explorer(
@@ -95,7 +102,7 @@ def clip_explorer(
         raise ValueError(f"clips {holes} have no view for some of {conditions}; give every clip every condition")
     def draw(clip, kind, condition):
         return plot_alignment(**(render(clip, condition) if render else clips[clip][condition]))
-    kind, level = condition_controls(conditions)
+    kind, level, _ = condition_controls(conditions)
     return explorer(draw, dict(clip=menu('clip', list(clips)), kind=kind, condition=level))
 
 # %% ../../nbs/viz/02b_model_widgets.ipynb #16fa5d2b

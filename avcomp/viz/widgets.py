@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['explorer', 'menu', 'slider', 'refill', 'html_table', 'by_unit', 'steps_and_rows', 'step_slider', 'series_explorer',
-           'record_explorer', 'gate_hist_explorer', 'sparsity_explorer', 'condition_controls', 'robustness_explorer',
-           'in_common', 'size_explorer', 'training_explorer']
+           'record_explorer', 'gate_hist_explorer', 'sparsity_explorer', 'kinds_of', 'condition_controls',
+           'robustness_explorer', 'in_common', 'size_explorer', 'training_explorer']
 
 # %% ../../nbs/viz/02_widgets.ipynb #4e0056db
+from collections.abc import Callable
 from functools import cache
 from html import escape
 import ipywidgets as widgets
@@ -158,23 +159,33 @@ def sparsity_explorer(
     return explorer(draw, dict(model=menu('model', list(reports)), unit=menu('unit', ['all', *units])))
 
 # %% ../../nbs/viz/02_widgets.ipynb #c20688a1
-def condition_controls(
-    conditions:list,   # conditions: 'clean', 'babble@0', 'blur#5', 'babble@0+blur#5', ...
-)->tuple[widgets.Dropdown, widgets.SelectionSlider]:   # kind menu; level slider, whose value is the condition
-    "Two controls that choose one of some conditions."
-    levels, names = {}, {}
+def kinds_of(
+    conditions,        # conditions: 'clean', 'babble@0', 'blur#5', 'babble@0+blur#5', ...
+)->dict[str, list[tuple[str, str]]]:   # kind -> (level as it is read, condition), by rising level
+    "Conditions as two controls offer them."
+    levels = {}
     for condition in conditions:
-        kind, mark, level = condition_level(condition)
-        names[kind] = 'SNR (dB)' if mark == '@' else 'level'
+        kind, _, level = condition_level(condition)
         levels.setdefault(kind, []).append((level or 0., '–' if level is None else f'{level:g}', condition))
-    options = {kind: [(label, condition) for _, label, condition in sorted(found)] for kind, found in levels.items()}
-    kind = menu('noise', list(options))
-    level = slider(names[kind.value], options[kind.value])
+    return {kind: [(label, condition) for _, label, condition in sorted(found)] for kind, found in levels.items()}
+
+def condition_controls(
+    conditions,        # as in `kinds_of`; a function of no arguments gives those of the moment
+)->tuple[widgets.Dropdown, widgets.SelectionSlider, Callable]:   # kind menu; level slider, whose value is the condition;
+                                                                 # call it when there are other conditions
+    "Two controls that choose one of some conditions."
+    def options(): return kinds_of(conditions() if callable(conditions) else conditions)
+    kind = menu('noise', list(options()))
+    level = slider('level', options()[kind.value])
     def follow(_=None):
-        level.description = names[kind.value]
-        refill(level, options[kind.value], keep=True)
+        level.description = 'SNR (dB)' if condition_level(options()[kind.value][0][1])[1] == '@' else 'level'
+        refill(level, options()[kind.value], keep=True)
+    def offer(_=None):
+        refill(kind, list(options()), keep=True)
+        follow()
     kind.observe(follow, 'value')    # before the picture asks for it
-    return kind, level
+    offer()
+    return kind, level, offer
 
 # %% ../../nbs/viz/02_widgets.ipynb #c3ca4148
 def robustness_explorer(
@@ -195,7 +206,7 @@ def robustness_explorer(
                 cells.setdefault(r['model'], {})[r['modality']] = f"{r['wer']:.1%}"
         return f'word error rate at {escape(condition)}' + html_table(cells)
     conditions = {c for by in results.values() for wers in by.values() for c in wers if condition_level(c)[1]}
-    kind, level = condition_controls(sorted(conditions))
+    kind, level, _ = condition_controls(sorted(conditions))
     models = widgets.SelectMultiple(options=names, value=names, rows=len(names), description='models')
     controls = dict(kind=kind, modality=menu('modality', ['all', *modalities]), models=models, condition=level)
     return explorer(draw, controls, describe)
@@ -231,7 +242,7 @@ def size_explorer(
         label, unit = SIZES[size]
         def cells(row): return {escape(label): f'{row[size]/unit:.3g}', 'WER': f"{wer_span(row['wer'])[0]:.1%}"}
         return html_table({row['name']: cells(row) for row in rows(modality, condition)})
-    kind, level = condition_controls(conditions)
+    kind, level, _ = condition_controls(conditions)
     controls = dict(size=menu('size', sizes), modality=menu('modality', modalities), kind=kind, condition=level)
     return explorer(draw, controls, describe)
 
