@@ -171,7 +171,7 @@ def kinds_of(
 
 def condition_controls(
     conditions,        # as in `kinds_of`; a function of no arguments gives those of the moment
-)->tuple[widgets.Dropdown, widgets.SelectionSlider, Callable]:   # kind menu; level slider, whose value is the condition;
+)->tuple[widgets.Dropdown, widgets.SelectionSlider, Callable]:  # kind menu; level slider, whose value is the condition;
                                                                  # call it when there are other conditions
     "Two controls that choose one of some conditions."
     def options(): return kinds_of(conditions() if callable(conditions) else conditions)
