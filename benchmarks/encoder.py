@@ -79,13 +79,29 @@ def in_bf16(call):
     return run
 
 
+def random_statistics_(model):
+    "Statistics as after training, so that folding has something to fold."
+    for m in model.modules():
+        if not isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)): continue
+        m.running_mean.normal_(0, .1)
+        m.running_var.uniform_(.5, 1.5)
+
+
+def compare_parts(ours, theirs, repeats, bf16):
+    "Time each part of two models in turn, and print ratios; `ours` and `theirs` are part -> call."
+    for part in ours:
+        calls = {'plain fp32': theirs[part], 'avcomp fp32': ours[part]}
+        if bf16: calls |= {'plain bf16': in_bf16(theirs[part]), 'avcomp bf16': in_bf16(ours[part])}
+        times = time_in_turn(calls, repeats, warmup=1)
+        for name, (low, mid, high) in ratios(times).items():
+            print(f'  {part:11}  {name:11}  {statistics.median(times[name]):8.1f} ms   '
+                  f'ratio {mid:5.2f} ({low:.2f} to {high:.2f})   {1/mid:5.2f} times as fast')
+
+
 def main(size='base', frames=100, clips=(1, 4), repeats=5, threads=2, bf16=True):
     torch.manual_seed(0)
     model = AVHubert(avhubert_config(size, head='none')).eval()
-    for m in model.modules():     # statistics as after training, so that folding has something to fold
-        if not isinstance(m, nn.BatchNorm2d): continue
-        m.running_mean.normal_(0, .1)
-        m.running_var.uniform_(.5, 1.5)
+    random_statistics_(model)
     plain = Plain(deepcopy(model)).eval()
     with torch.inference_mode(), use_threads(threads):
         for B in clips:
@@ -94,13 +110,7 @@ def main(size='base', frames=100, clips=(1, 4), repeats=5, threads=2, bf16=True)
             print(f'{size}, {B} x {frames} frames, {threads} threads: equal outputs; '
                   'times over those of plain PyTorch, fp32')
             ours, theirs = (parts(m, x, model.config.embed_dim) for m in (model, plain))
-            for part in ours:
-                calls = {'plain fp32': theirs[part], 'avcomp fp32': ours[part]}
-                if bf16: calls |= {'plain bf16': in_bf16(theirs[part]), 'avcomp bf16': in_bf16(ours[part])}
-                times = time_in_turn(calls, repeats, warmup=1)
-                for name, (low, mid, high) in ratios(times).items():
-                    print(f'  {part:11}  {name:11}  {statistics.median(times[name]):8.1f} ms   '
-                          f'ratio {mid:5.2f} ({low:.2f} to {high:.2f})   {1/mid:5.2f} times as fast')
+            compare_parts(ours, theirs, repeats, bf16)
 
 
 if __name__ == '__main__':

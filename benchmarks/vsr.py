@@ -1,15 +1,15 @@
 """Encoder of the lip reader, front-end included, against plain PyTorch code with the same weights, in turn:
 
     python -m benchmarks.vsr"""
-import argparse, statistics
+import argparse
 from copy import deepcopy
 import torch
 from torch import nn
 import torch.nn.functional as F
-from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
+from avcomp.evaluate.cost import use_threads
 from avcomp.models.building_blocks import sinusoids
 from avcomp.models.vsr import VSR, vsr_config
-from .encoder import PlainFrontend, in_bf16
+from .encoder import PlainFrontend, compare_parts, random_statistics_
 
 
 class PlainConv(nn.Module):
@@ -86,10 +86,7 @@ def parts(model, encode, video, hidden):
 def main(size='base_l', frames=100, clips=(1,), repeats=5, threads=2, bf16=False):
     torch.manual_seed(0)
     model = VSR(vsr_config(size, decoder_layers=0, vocab_size=0)).eval()
-    for m in model.modules():     # statistics as after training, so that folding has something to fold
-        if not isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)): continue
-        m.running_mean.normal_(0, .1)
-        m.running_var.uniform_(.5, 1.5)
+    random_statistics_(model)
     plain = Plain(deepcopy(model)).eval()
     with torch.inference_mode(), use_threads(threads):
         for B in clips:
@@ -99,13 +96,7 @@ def main(size='base_l', frames=100, clips=(1,), repeats=5, threads=2, bf16=False
                   'times over those of plain PyTorch, fp32')
             ours = parts(model, lambda v: model.encode(v).last, video, hidden)
             theirs = parts(plain, plain, video, hidden)
-            for part in ours:
-                calls = {'plain fp32': theirs[part], 'avcomp fp32': ours[part]}
-                if bf16: calls |= {'plain bf16': in_bf16(theirs[part]), 'avcomp bf16': in_bf16(ours[part])}
-                times = time_in_turn(calls, repeats, warmup=1)
-                for name, (low, mid, high) in ratios(times).items():
-                    print(f'  {part:11}  {name:11}  {statistics.median(times[name]):8.1f} ms   '
-                          f'ratio {mid:5.2f} ({low:.2f} to {high:.2f})   {1/mid:5.2f} times as fast')
+            compare_parts(ours, theirs, repeats, bf16)
 
 
 if __name__ == '__main__':
