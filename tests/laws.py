@@ -4,6 +4,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
 from avcomp.compress.gates import gate_
+from avcomp.compress.merging import collapse_, merge_
 from avcomp.compress.pruning import prune_
 from avcomp.models.checkpoints import load_model, save_model
 
@@ -36,3 +37,22 @@ def check_rounds(model, units, logits, run, flops, frames, folder):
         model = load_model(save_model(model, folder))
         close(run(model), before)
     return 2
+
+def check_merging(model, kind, units, logits, run, flops, frames):
+    "Merging keeps an optimizer's hold; the merged model is pruned, becomes one projection, and is pruned again."
+    params = list(model.parameters())
+    merge_(model, kind)
+    assert all(a is b for a, b in zip(params, model.parameters()))
+    gates = gate_(model, units, merged=kind)
+    set_logits(gates, logits)
+    before = run(model)
+    prune_(model, gates)
+    collapse_(model, kind)
+    close(run(model), before)
+    assert model.config.shared == kind and numel(model) == count_params(model)
+    assert flops(model) == count_macs(model, frames)
+    again = gate_(model, ('head', 'ffn'))
+    set_logits(again, logits)
+    before = run(model)
+    prune_(model, again)
+    close(run(model), before)

@@ -3,10 +3,9 @@ from copy import deepcopy
 import pytest, torch
 from avcomp.compress.dims import count_macs, count_params, size_polynomial
 from avcomp.compress.gates import gate_
-from avcomp.compress.merging import collapse_, merge_
 from avcomp.compress.pruning import prune_
 from avcomp.models.hubert import hubert_config
-from laws import check_rounds, close, multiplications, numel, set_logits
+from laws import check_merging, check_rounds, close, multiplications, numel, set_logits
 
 LARGE = dict(conv_norm='layer', conv_bias=True, norm_first=True, normalize_wav=True)
 CHANNELS = 10, 12, 8, 8, 8, 14, 16
@@ -117,22 +116,7 @@ def test_maps_on_request(name):
 @pytest.mark.parametrize('kind', ['QKV', 'QK', 'QV', 'KV'])
 @pytest.mark.parametrize('name', ['hubert', 'wavlm large'])
 def test_merging(name, kind):
-    model = build(name)
-    params = list(model.parameters())
-    merge_(model, kind)
-    assert all(a is b for a, b in zip(params, model.parameters()))   # an optimizer keeps its hold
-    gates = gate_(model, ('conv', 'head', 'ffn'), merged=kind)
-    set_logits(gates, LOGITS['random'])
-    before = run(model)
-    prune_(model, gates)
-    collapse_(model, kind)
-    close(run(model), before)
-    assert numel(model) == count_params(model) and flops(model) == count_macs(model, FRAMES)
-    again = gate_(model, ('head', 'ffn'))
-    set_logits(again, LOGITS['random'])
-    before = run(model)
-    prune_(model, again)
-    close(run(model), before)
+    check_merging(build(name), kind, ('conv', 'head', 'ffn'), LOGITS['random'], run, flops, FRAMES)
 
 
 def test_wavlm_survives_without_its_first_attention():

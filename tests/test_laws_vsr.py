@@ -5,12 +5,11 @@ from avcomp.compress.dims import collect, count_macs, count_params, size_polynom
 from avcomp.compress.emptied import cut_emptied_
 from avcomp.compress.gates import gate_
 from avcomp.compress.l1 import l1_masks
-from avcomp.compress.merging import collapse_, merge_
 from avcomp.compress.pruning import cut_, prune_
 from avcomp.evaluate.robustness import features_as_video, video_features
 from avcomp.models.contract import unfilled_model
 from avcomp.models.vsr import VSR, VSR_SIZES, vsr_config
-from laws import check_rounds, close, multiplications, numel, set_logits
+from laws import check_merging, check_rounds, close, multiplications, numel, set_logits
 
 MODELS = {
     'sees': {},
@@ -122,24 +121,7 @@ def test_padding_enters_no_statistics(name):
 
 
 @pytest.mark.parametrize('kind', ['QKV', 'KV'])
-def test_merging(kind):
-    model = build('sees')
-    params = list(model.parameters())
-    merge_(model, kind)
-    assert all(a is b for a, b in zip(params, model.parameters()))   # an optimizer keeps its hold
-    gates = gate_(model, ALL[:4], merged=kind)
-    set_logits(gates, LOGITS['random'])
-    before = run(model)
-    prune_(model, gates)
-    collapse_(model, kind)
-    close(run(model), before)
-    assert model.config.shared == kind and numel(model) == count_params(model)
-    assert flops(model) == count_macs(model, FRAMES)
-    again = gate_(model, ('head', 'ffn'))
-    set_logits(again, LOGITS['random'])
-    before = run(model)
-    prune_(model, again)
-    close(run(model), before)
+def test_merging(kind): check_merging(build('sees'), kind, ALL[:4], LOGITS['random'], run, flops, FRAMES)
 
 
 def test_maps_on_request():
