@@ -254,6 +254,11 @@ def test_robustness(work):
     assert set(losses) == {'babble@0', 'blur#2+babble@0'} and losses['babble@0'] == losses['blur#2+babble@0']
     assert report['measured']['families'] == {'both': 'avhubert_s2s', 'lips': 'vsr', 'ears': 'hubert'}
     assert report['jobs'] == report['stages'] == {} and len(report['findings']) == 4 and len(report['costs']) == 3
+    found = {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}
+    again = execute('robustness', out, **parameters | dict(snrs=[], sums=[], kinds=['blur'], reference='ears'))
+    assert found == {p: p.stat().st_mtime_ns for p in (out/'eval').iterdir()}   # nothing was measured again
+    assert again['wer']['lips']['v'] == {c: report['wer']['lips']['v'][c] for c in ('clean', 'blur#2', 'blur#9')}
+    assert list(again['differences']) == ['both'] and list(again['wer']['ears']['a']) == ['clean']
 
 
 def test_robustness_is_refused(work, tmp_path):

@@ -76,8 +76,6 @@ def minus_others(
     name:str,                           # of a model
 )->dict[Column, np.ndarray]:            # of the other models: how many more errors this one made
     "Compare a model with the others where both were measured."
-    if name not in (names := list(dict.fromkeys(model for model, *_ in columns))):
-        raise ValueError(f"the models are {', '.join(names)}, got {name!r}")
     return {(model, m, c): columns[name, m, c] - e for (model, m, c), e in columns.items()
             if model != name and (name, m, c) in columns}
 
