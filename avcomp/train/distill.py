@@ -47,13 +47,17 @@ class Guide(nn.Module):
         self.maps = term_maps(terms, student, teacher)
         if maps is not None: self.maps.load_state_dict(maps)
 
+    def _apply(self, fn, recurse=True):   # to another device: the teacher goes along, though it is no part
+        self._teacher[0]._apply(fn)
+        return super()._apply(fn, recurse)
+
     def forward(self,
         writing:Writing,                # what the student made of a batch, and what its heads say
         inputs:dict[str, Tensor],       # what the teacher reads of it
         norm:Callable|None=None,        # count -> divisor, such as `mean_count`; None = the count
     )->dict[str, Tensor]:               # 'total', and what the terms log
         "The terms of a batch."
-        teacher = self._teacher[0].to(writing.out.last.device)
+        teacher, = self._teacher
         with torch.no_grad(): target = teacher.encode(**inputs)
         passes = Passes(writing.out, target, (writing, Writing(teacher, target, writing.tokens)))
         return combined(self.terms, passes, self.maps, norm)
