@@ -14,7 +14,7 @@ from ..compress.magnitude import check_sparsity
 from ..compress.sparse_training import Magnitude
 from .fit import Fit
 from .job import Job
-from .rounds import Round, launch_rounds, round_jobs
+from .rounds import Round, folders_in, launch_rounds, round_jobs
 from .schedules import Constant
 
 # %% ../../nbs/train/11b_rewinding.ipynb #6110a7b9
@@ -90,5 +90,4 @@ def run_method(
     **kwargs,                      # further arguments of `method_jobs`: rewind, fit, settings of `Magnitude`
 )->list[Round]:                    # in the order of `sparsities`
     "A method at several sparsities; finished rounds are skipped."
-    def folder(sparsity): return Path(out)/f'{sparsity:.4f}'
-    return launch_rounds(dense, method_jobs(dense, method, sparsities, folder, **kwargs))
+    return launch_rounds(dense, method_jobs(dense, method, sparsities, folders_in(out), **kwargs))
