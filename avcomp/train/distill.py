@@ -29,6 +29,7 @@ def check_terms(
         raise ValueError("a layer that is skipped has no state to compare: layerdrop is 0 in distillation, "
                          f"got {layerdrop}")
 
+# %% ../../nbs/train/05_distill.ipynb #7caac6e4
 class Guide(nn.Module):
     "A frozen teacher, the terms it asks a student for, and the maps between them."
     def __init__(self,
