@@ -41,6 +41,7 @@ class AVHubertConfig(Config):
     final_dim:int=256                      # width of cluster embeddings
     logit_temp:float=0.1                   # temperature of the cosine logits, > 0
     masking:str='input'                    # what pre-training masks: 'input' or 'feature'
+    headless_mask:bool=False               # knows what masked frames become where it has no head
     dropout:float=0.1                      # of branches, in [0, 1)
     attention_dropout:float=0.1            # of attention weights
     activation_dropout:float=0.            # after GELU
@@ -103,6 +104,12 @@ class FusedFrontends(ClusterModel):
         self.fusion_norm = nn.LayerNorm(width)
         self.fusion_proj = nn.Linear(width, D) if c.fusion == 'concat' else nn.Identity()
 
+    @property
+    def hides(self)->str:
+        "How pre-training hides frames from it: 'inputs', 'feature_mask', or '' where nobody knows what they become."
+        if self.config.head == 'none' and not self.config.headless_mask: return ''
+        return 'inputs' if self.config.masking == 'input' else 'feature_mask'
+
     def dims(self):
         width, = self.fusion_norm.normalized_shape
         yield from linear_dims('audio', '/embed', self.config.audio_dim)
@@ -137,9 +144,8 @@ class AVHubert(FusedFrontends):
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,
             size=sizes_below(c.size, 'encoder'), num_heads=c.num_heads, head_dim=c.head_dim, ffn_dim=c.ffn_dim,
             shared=c.shared, attention_dropout=c.attention_dropout, activation_dropout=c.activation_dropout)
-        if c.head != 'none':
-            self.mask_emb = nn.Parameter(torch.rand(c.audio_dim if c.masking == 'input' else D))
-            self.cluster_emb = nn.Parameter(torch.rand(c.num_classes, c.final_dim))
+        if self.hides: self.mask_emb = nn.Parameter(torch.rand(c.audio_dim if c.masking == 'input' else D))
+        if c.head != 'none': self.cluster_emb = nn.Parameter(torch.rand(c.num_classes, c.final_dim))
         if c.head == 'predict': self.final_proj = nn.Linear(D, c.final_dim)
 
     def forward(self,
@@ -158,8 +164,8 @@ class AVHubert(FusedFrontends):
         feature_mask = check_mask(feature_mask, (B, T), 'feature_mask', near.device)
         fused = self.frontends(audio, video, padding_mask, present)
         x = F.dropout(self.fusion_proj(self.fusion_norm(fused)), self.config.input_dropout, self.training)
-        if feature_mask is not None and (self.config.head == 'none' or self.config.masking == 'input'):
-            raise ValueError("feature_mask needs a model with a head and masking='feature', got "
+        if feature_mask is not None and self.hides != 'feature_mask':
+            raise ValueError("feature_mask needs a model with a head (or headless_mask) and masking='feature', got "
                              f"head={self.config.head!r} and masking={self.config.masking!r}; mask the inputs instead")
         if feature_mask is not None: x = torch.where(feature_mask[..., None], self.mask_emb.to(x.dtype), x)
         return replace(self.encoder(x, padding_mask, maps), fused=fused)

@@ -28,6 +28,7 @@ class Output:
     padding_mask:Tensor|None=None   # (B, T) bool, True where padded; None = nothing is padded
     fused:Tensor|None=None          # (B, T, D or 2D) front-end features before their norm; pre-training penalises them
     maps:list|None=None             # per layer (B, H, T, T), None where attention is removed; None = not asked for
+    entered:Tensor|None=None        # (B, T, D) what the first layer reads; None = `hidden_states[0]`
 
     @property
     def valid(self)->Tensor:
@@ -83,6 +84,7 @@ class Model(nn.Module):
     tokenizer_proto:bytes|None = None       # serialized SentencePiece model; saved and loaded with the weights
     num_classes:int = 0                     # classes that its pre-training head tells apart; 0 = it has no such head
     left_out:tuple[str, ...] = ()           # tensors of the file it was read from that it has no place for
+    hides:str = ''                          # how it reads with holes: an argument of `forward`, or 'inputs'; '' = not
 
     @property
     def heads(self)->dict[str, nn.Module]:

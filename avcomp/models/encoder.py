@@ -224,9 +224,9 @@ class Encoder(Positions):
         states, seen = [x], [] if maps else None
         keep = None if padding_mask is None else ~padding_mask[:, None, None]
         bias = None if self.rel_embed is None else self.rel_embed(x.shape[1])
-        x = self.add_positions(x, padding_mask)
+        x = entered = self.add_positions(x, padding_mask)
         for layer in self.layers:
             if not skip_layer(self.layerdrop, self.training): x = layer(x, keep, bias, seen)
             elif maps: seen.append(None)
             states.append(x)
-        return Output(states, self.norm(x) if self.norm_first else x, padding_mask, maps=seen)
+        return Output(states, self.norm(x) if self.norm_first else x, padding_mask, maps=seen, entered=entered)

@@ -166,6 +166,11 @@ class WaveEncoder(WaveWeights):
     "Encoder of waveforms."
     inputs, frame_rate = ('wav', 'lengths'), 50
 
+    @property
+    def hides(self)->str:
+        "'mask' where it has a feature for masked frames, '' where not."
+        return 'mask' if self.config.mask_emb else ''
+
     def num_frames(self,
         lengths:int|Tensor,   # of clips, in samples at 16 kHz, any shape
     )->int|Tensor:            # frames, of the same kind
