@@ -62,10 +62,11 @@ def check_bare(
         raise ValueError(f"expected a bare encoder; pass model.bare. Got a model of family {model.family!r}")
 
 def bare_encoder(
-    path:str,     # model folder or checkpoint, pre-trained or fine-tuned; or a size for a new encoder
-)->Model:         # without pre-training head and without decoder
+    path:str,              # model folder or checkpoint, pre-trained or fine-tuned; or a size for a new encoder
+    head:str|None='none',  # pre-training head to keep, as for `load_model`; None = as it is in the file
+)->Model:                  # without decoder
     "The bare encoder of a model; heads that are part of it stay."
-    return new_encoder(path, head='none') if path in SIZES else load_model(path, head='none').bare
+    return new_encoder(path, head='none') if path in SIZES else load_model(path, head).bare
 
 def first_layers(
     model:Model,    # a bare encoder

@@ -15,13 +15,13 @@ from torch import Tensor
 from ..data.tokens import Tokenizer
 from ..distill.masking import check_spans, span_mask
 from ..distill.objectives import ctc_loss, label_smoothed_loss
-from ..distill.terms import Term, Writing
+from ..distill.terms import Reading, Term, Writing
 from ..models.checkpoints import load_model
 from ..models.contract import Model
 from ..models.surgery import (SIZES, bare_encoder, lend_head_, mask_embedding_, reinitialised, take_frontend_,
                                    with_new_head)
 from ..settings import Source, Updates, kind
-from .distill import Guide, check_terms
+from .distill import Guide, check_terms, prepare_holes_
 from .task import Stage, Task, Training
 
 # %% ../../nbs/train/06_finetune.ipynb #27b5f273
@@ -203,6 +203,7 @@ class FinetuneTraining(Training):
         task = stage.task
         check_learnable(task, model)
         if task.mask_time[0]: mask_embedding_(model, torch.Generator().manual_seed(seed))
+        prepare_holes_(task.terms, model, seed)
         super().__init__(stage, model, seed)
         self.guide = Guide(task.terms, model, teacher) if teacher else None
 
@@ -215,19 +216,20 @@ class FinetuneTraining(Training):
         "What is hidden of a batch: spans in training, nothing in validation."
         return hidden_spans(self.model, batch['lengths'], self.stage.task) if self.training else {}
 
-    def encode(self, inputs:dict, masks:dict):
+    def encode(self, **inputs):
         "Encode a batch; a frozen encoder takes no gradients, and is in eval mode."
         self.model.train(self.training and not self.frozen)
         for head in self.model.heads.values(): head.train(self.training)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.model.encode(**inputs, **masks)
+            return self.model.encode(**inputs)
 
     def losses(self, batch):
         "What the heads make of a batch, and what a teacher says to it, who sees what the student sees but the masks."
-        writing = Writing(self.model, self.encode(inputs := self.inputs(batch), self.masks(batch)), batch['tokens'])
-        losses = text_losses(writing, self.stage.task, self.norm)
+        options = {} if self.guide is None else self.guide.options
+        reading = Reading(self.model, self.inputs(batch), batch['tokens'], self.encode, **self.masks(batch), **options)
+        losses = text_losses(reading.whole, self.stage.task, self.norm)
         if self.guide is None: return losses
-        asked = self.guide(writing, inputs, self.norm)
+        asked = self.guide(reading, self.norm)
         shown = {'text': losses['total'].detach(), 'teacher': asked['total'].detach()}
         return losses | asked | shown | {'total': losses['total'] + asked['total']}
 

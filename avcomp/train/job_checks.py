@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..data.corpora import Corpus
 from ..models.contract import Model
 from ..settings import Updates, field_types
-from .distill import Guide
+from .distill import Guide, prepare_holes_
 from .engine import prepare
 from .finetune import Finetune, check_tokenizer
 from .job import Job
@@ -98,4 +98,5 @@ def check_teacher(
     if not isinstance(task, Finetune) or not task.teacher: return
     planned = stand_ins.find(task.teacher)
     if planned.path == task.teacher: return
+    prepare_holes_(task.terms, student, job.seed)
     Guide(task.terms, student, Finetune(**planned.head).student(planned.path, random=False))
