@@ -67,10 +67,14 @@ class Gated(nn.Module):
 # %% ../../nbs/compress/01_dims.ipynb #62002dae
 def full_name(
     prefix:str,   # path of the module that states the name, with a dot at its end; '' for the model itself
-    name:str,     # local name, or '/name'
+    name:str,     # local name; '../name' one path up, beside the module; or '/name'
 )->str:           # name in the whole model
     "The name of a dimension in the whole model."
-    return name[1:] if name.startswith('/') else prefix + name
+    if name.startswith('/'): return name[1:]
+    while name.startswith('../'):
+        above = prefix[:-1].rpartition('.')[0]
+        prefix, name = f'{above}.' if above else '', name[3:]
+    return prefix + name
 
 def full_axis(
     prefix:str,           # as in `full_name`

@@ -34,6 +34,11 @@ def head_width(
 # %% ../../nbs/models/02_attention.ipynb #7e92c50e
 class Heads(nn.Module):
     "The weights of an attention: from an input to the queries, keys and values of heads, and from heads back."
+    letters:str = 'QKV'     # the projections that it has
+    reuses:bool = False     # whether it reads by the map of an earlier layer
+    lends:bool = False      # whether later layers read by its map
+    last:str = 'out_proj'   # the map in it that comes last
+
     def __init__(self,
         embed_dim:int,       # width D of the input and the output
         num_heads:int,       # heads H; 0 leaves only the output bias
@@ -44,8 +49,8 @@ class Heads(nn.Module):
         if shared not in KINDS: raise ValueError(f"shared names the merged projections, one of {KINDS}; got {shared!r}")
         super().__init__()
         self.head_dim, self.dropout, self.shared = head_dim, dropout, shared
-        for letter, name in LETTERS.items():
-            if letter not in shared: setattr(self, name, nn.Linear(embed_dim, num_heads*head_dim))
+        for letter in self.letters:
+            if letter not in shared: setattr(self, LETTERS[letter], nn.Linear(embed_dim, num_heads*head_dim))
         if shared: self.shared_proj = nn.Linear(embed_dim, num_heads*head_dim)
         self.out_proj = nn.Linear(num_heads*head_dim, embed_dim)
         self.head_gate = nn.Identity()   # (B, H, T, d) -> same
@@ -63,6 +68,15 @@ class Heads(nn.Module):
         done = {name: self.get_submodule(name)(x) for name in dict.fromkeys(map(self.projection, letters))}
         heads = {name: y.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for name, y in done.items()}
         return [heads[self.projection(letter)] for letter in letters]
+
+    def unite(self,
+        y:Tensor,           # (B, H, T, d) what each head has read
+    )->Tensor:              # (B, T, D)
+        "Sum the heads."
+        return self.out_proj(self.head_gate(y).transpose(1, 2).flatten(2))
+
+    def position_dims(self, name, heads, present): return ()   # what relative positions add to `attention_dims`
+    def part_dims(self, name, dim, present): return attention_dims(self, name, dim, present)
 
 # %% ../../nbs/models/02_attention.ipynb #bbddf6a7
 def attention_map(
@@ -109,7 +123,7 @@ class Attention(Heads):
     )->Tensor:                    # (B, T, D)
         "Read the values and sum the heads."
         y = read_values(q, k, v, keep, causal, self.dropout if self.training else 0., maps)
-        return self.out_proj(self.head_gate(y).transpose(1, 2).flatten(2))
+        return self.unite(y)
 
     def forward(self,
         x:Tensor,                   # (B, T, D) queries, and keys and values as well
@@ -121,7 +135,6 @@ class Attention(Heads):
         return self.attend(*self.project(x, 'QKV'), keep=self.scores_mask(x, keep, bias), maps=maps)
 
     def scores_mask(self, x, keep, bias): return keep
-    def position_dims(self, name, heads, present): return ()   # what relative positions add to `attention_dims`
 
     def collapse_(self,
         kind:str,   # 'QKV', 'QK', 'QV' or 'KV'
@@ -203,18 +216,20 @@ class RelAttention(Attention):
 def attention_dims(
     attention:Attention,       # the attention
     name:str,                  # its path, relative to the module that states it
-    heads:str,                 # name of the dimension of its heads
+    heads:str,                 # name of the dimension of its heads, in its layer
     present:str|None=None,     # one-entry dimension that it vanishes with
     positions=per_frame,       # frames -> positions of its projections; None = not counted as work
 ):                             # yields `Dim`, `Weight`s and so on
     "What an attention states: its heads, its projections, the gate of its heads, what may be merged."
-    block = heads, attention.head_dim
-    yield Dim(heads, attention.num_heads, 'head')
-    for proj in dict.fromkeys(map(attention.projection, LETTERS)):
+    if attention.reuses: heads = f'../{attention.owner}.{heads}'
+    else: yield Dim(heads, attention.num_heads, 'head')
+    block, times = (heads, attention.head_dim), 1 if attention.reuses else 2   # scores, then what is read by them
+    for proj in dict.fromkeys(map(attention.projection, attention.letters)):
         yield from linear_dims(f'{name}.{proj}', block, '/embed', present, positions)
     yield from linear_dims(f'{name}.out_proj', '/embed', block, present, positions)
-    if positions: yield Product((block,), lambda frames: 2*frames*frames, present)
+    if positions: yield Product((block,), lambda frames: times*frames*frames, present)
     values = tuple((f"{name}.{attention.projection('V')}.{t}", 0) for t in ('weight', 'bias'))
     yield GatePoint(f'{name}.head_gate', heads, 1, ((f'{name}.out_proj.weight', 1),), (values,))
     yield from attention.position_dims(name, heads, present)
-    if not attention.shared: yield Projections(tuple((k, f'{name}.{n}') for k, n in LETTERS.items()), name)
+    if attention.reuses or attention.shared: return
+    yield Projections(tuple((k, f'{name}.{n}') for k, n in LETTERS.items()), name)

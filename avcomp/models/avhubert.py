@@ -16,7 +16,9 @@ from .contract import Model, Output, check_ranges, linear_dims, norm_dims, sizes
 from .encoder import Encoder, check_groups, scale_grad
 from .frontends import VideoFrontend
 from .inputs import check_mask, check_streams
+from .map_reuse import check_own_maps
 from .resnet import ACTIVATIONS
+from ..settings import later
 
 # %% ../../nbs/models/04_avhubert.ipynb #8ef3f137
 @dataclass(frozen=True)
@@ -41,13 +43,14 @@ class AVHubertConfig(Config):
     final_dim:int=256                      # width of cluster embeddings
     logit_temp:float=0.1                   # temperature of the cosine logits, > 0
     masking:str='input'                    # what pre-training masks: 'input' or 'feature'
-    headless_mask:bool=False               # knows what masked frames become where it has no head
+    headless_mask:bool=later(False)        # knows what masked frames become where it has no head
     dropout:float=0.1                      # of branches, in [0, 1)
     attention_dropout:float=0.1            # of attention weights
     activation_dropout:float=0.            # after GELU
     input_dropout:float=0.1                # of fused features
     layerdrop:float=0.                     # probability to skip a layer in training
     frontend_grad:float=1.                 # factor on gradients that enter the front-ends, in [0, 1]
+    own_maps:tuple[bool, ...]=later(())    # for each layer, whether it makes its own attention map; () = all do
 
     def __post_init__(self):
         check_choices(self, fusion=('concat', 'add'), video_stride=(2, 4), video_activation=tuple(ACTIVATIONS),
@@ -57,6 +60,7 @@ class AVHubertConfig(Config):
             raise ValueError(f"video_widths has one entry for each of four stages, got {self.video_widths}")
         head_width(self.embed_dim, self.num_heads, self.head_dim)
         check_groups(self.embed_dim, self.pos_groups)
+        check_own_maps(self.own_maps, self.num_layers)
 
 # %% ../../nbs/models/04_avhubert.ipynb #8182d5a0
 AVHUBERT_SIZES = {
@@ -143,7 +147,8 @@ class AVHubert(FusedFrontends):
         c, D = config, config.embed_dim
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,
             size=sizes_below(c.size, 'encoder'), num_heads=c.num_heads, head_dim=c.head_dim, ffn_dim=c.ffn_dim,
-            shared=c.shared, attention_dropout=c.attention_dropout, activation_dropout=c.activation_dropout)
+            shared=c.shared, own_maps=c.own_maps, attention_dropout=c.attention_dropout,
+            activation_dropout=c.activation_dropout)
         if self.hides: self.mask_emb = nn.Parameter(torch.rand(c.audio_dim if c.masking == 'input' else D))
         if c.head != 'none': self.cluster_emb = nn.Parameter(torch.rand(c.num_classes, c.final_dim))
         if c.head == 'predict': self.final_proj = nn.Linear(D, c.final_dim)

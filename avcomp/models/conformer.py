@@ -6,14 +6,16 @@
 __all__ = ['BRANCHES', 'Branch', 'ConformerWeights', 'ConformerLayer', 'ConformerEncoder']
 
 # %% ../../nbs/models/06_conformer.ipynb #43682c66
+from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Dim, GatePoint
 from .building_blocks import Norm, sinusoids
 from .conformer_parts import ConvModule, FeedForward, OffsetAttention
-from .contract import Output, norm_dims, sizes_below
+from .contract import Output, norm_dims
 from .encoder import whole_map
+from .map_reuse import Maps, attention_of, lend_maps_, map_owners
 
 # %% ../../nbs/models/06_conformer.ipynb #036fa7fe
 class Branch(nn.Module):
@@ -43,7 +45,7 @@ class Branch(nn.Module):
     ):                 # yields `Dim`s, `Weight`s and so on
         "What the branch states in its layer: itself, its norm, its part."
         present = f'{name}_layer'
-        yield Dim(present, 1, unit)
+        yield Dim(present, 1, unit, min_size=int(self.part.lends))   # what others read by stays
         yield GatePoint(f'{name}.gate', present, None, whole_map(f'{name}.part.{self.part.last}'))
         yield from norm_dims(f'{name}.norm', present=present)
         yield from self.part.part_dims(f'{name}.part', dim, present)
@@ -69,14 +71,15 @@ class ConformerWeights(nn.Module):
         dropout:float=0.,            # of each branch, in [0, 1)
         attention_dropout:float=0.,  # of attention weights, in [0, 1)
         activation_dropout:float=0., # after ReLU, in [0, 1)
+        attention:Callable=OffsetAttention,   # makes its attention, or a `MapReader`
         size=lambda name, default: default,   # (local dimension name, dense size) -> size to build
     ):
         super().__init__()
         D = embed_dim
         def feed_forward(dim): return FeedForward(D, size(dim, ffn_dim), activation_dropout)
-        def attention(dim): return OffsetAttention(D, size(dim, num_heads), head_dim, attention_dropout, shared)
+        def attend(dim): return attention(D, size(dim, num_heads), head_dim, attention_dropout, shared)
         def convolution(dim): return ConvModule(D, size(dim, D), conv_kernel)
-        make = dict(macaron=feed_forward, attn=attention, conv=convolution, ffn=feed_forward)
+        make = dict(macaron=feed_forward, attn=attend, conv=convolution, ffn=feed_forward)
         for name, (dim, _, factor) in BRANCHES.items():
             there = size(f'{name}_layer', 1)
             setattr(self, name, Branch(make[name](dim), D, factor, dropout) if there else None)
@@ -85,6 +88,11 @@ class ConformerWeights(nn.Module):
     def branches(self)->dict[str, Branch]:
         "Those that are left, in order."
         return {name: m for name, m in self.named_children() if name in BRANCHES}
+
+    @property
+    def attention(self)->nn.Module|None:
+        "What looks at other frames; None = removed."
+        return None if self.attn is None else self.attn.part
 
     def dims(self):
         for name, branch in self.branches().items(): yield from branch.branch_dims(name, *BRANCHES[name][:2])
@@ -95,7 +103,7 @@ class ConformerLayer(ConformerWeights):
     "Half a feed-forward, attention, convolution, the other half, a norm (Gulati et al. 2020, section 2)."
     def forward(self,
         x:Tensor,                         # (B, T, D)
-        offsets:Tensor,                   # (2T-1, D) distances T-1, ..., 1-T as `sinusoids`
+        offsets:Tensor,                   # (2T-1, D) distances T-1, ..., 1-T as `sinusoids`; or (B, H, T, T) lent map
         padding_mask:Tensor|None=None,    # (B, T) bool, True where padded; None = nothing padded
         maps:list|None=None,              # takes the map (B, H, T, T), or None where attention is removed
     )->Tensor:                            # (B, T, D)
@@ -114,12 +122,16 @@ class ConformerEncoder(nn.Module):
         embed_dim:int,       # width D, even
         input_dropout:float=0.,   # of the input and of the table of distances, in [0, 1)
         size=lambda name, default: default,   # (local dimension name, dense size) -> size to build
+        own_maps:tuple=(),   # for each layer, whether it makes its own attention map; () = all do
         **kwargs,            # further arguments of `ConformerLayer`
     ):
         super().__init__()
         self.embed_dim, self.input_dropout = embed_dim, input_dropout
-        self.layers = nn.ModuleList(
-            ConformerLayer(embed_dim, **kwargs, size=sizes_below(size, f'layers.{i}')) for i in range(num_layers))
+        def layer(i, owner):
+            attention, below = attention_of(owner, i, OffsetAttention, 'once', size)
+            return ConformerLayer(embed_dim, **kwargs, attention=attention, size=below)
+        self.layers = nn.ModuleList(layer(i, owner) for i, owner in enumerate(map_owners(own_maps, num_layers)))
+        lend_maps_(self.layers)
         self.norm = Norm(embed_dim)
 
     def dims(self): return norm_dims('norm')
@@ -130,11 +142,13 @@ class ConformerEncoder(nn.Module):
         maps:bool=False,                  # also return the attention maps
     )->Output:                            # hidden states and the last one
         "Encode; valid frames never depend on padded ones."
-        states, seen, T = [x], [] if maps else None, x.shape[1]
+        states, passing, T = [x], Maps(maps), x.shape[1]
         def drop(y): return F.dropout(y, self.input_dropout, self.training)
         offsets = drop(sinusoids(1-T, 2*T-1, self.embed_dim, x.device, interleaved=True).flip(0).to(x.dtype))
         x = drop(x*self.embed_dim**0.5)
         for layer in self.layers:
-            x = layer(x, offsets, padding_mask, seen)
+            known, made = passing.before(layer.attention, offsets)
+            x = layer(x, known, padding_mask, made)
+            passing.after(layer.attention, made)
             states.append(x)
-        return Output(states, self.norm(x), padding_mask, maps=seen)
+        return Output(states, self.norm(x), padding_mask, maps=passing.all)

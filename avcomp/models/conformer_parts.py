@@ -40,7 +40,7 @@ def offset_dims(
 # %% ../../nbs/models/05b_conformer_parts.ipynb #8f6061c4
 class OffsetAttention(Attention):
     "Attention whose scores add content and distance (Transformer-XL, Dai et al. 2019, section 3.3)."
-    last, position_dims = 'out_proj', offset_dims
+    position_dims = offset_dims
     def __init__(self,
         embed_dim:int,   # width D of the input and the output
         num_heads:int,   # heads H; 0 leaves only the output bias
@@ -73,12 +73,11 @@ class OffsetAttention(Attention):
         if keep is not None: bias = bias.masked_fill(~keep, -math.inf)
         return self.attend(q + self.content_bias[:, None], k, v, bias, maps=maps)
 
-    def part_dims(self, name, dim, present): return attention_dims(self, name, dim, present)
 
 # %% ../../nbs/models/05b_conformer_parts.ipynb #2baf8e03
 class FeedForward(nn.Module):
     "Two maps with ReLU between them (Vaswani et al. 2017, section 3.3)."
-    last = 'fc2'
+    last, lends = 'fc2', False
     def __init__(self,
         embed_dim:int,              # width D of the input and the output
         width:int,                  # inner width; 0 leaves only the output bias
@@ -104,7 +103,7 @@ class FeedForward(nn.Module):
 # %% ../../nbs/models/05b_conformer_parts.ipynb #b650ab1c
 class ConvModule(nn.Module):
     "Gated map, depthwise convolution over time, batch norm, SiLU, map (Gulati et al. 2020, section 2.2)."
-    last = 'out_proj'
+    last, lends = 'out_proj', False
     def __init__(self,
         embed_dim:int,   # width D of the input and the output
         channels:int,    # channels C, at least 1

@@ -29,6 +29,7 @@ class Output:
     fused:Tensor|None=None          # (B, T, D or 2D) front-end features before their norm; pre-training penalises them
     maps:list|None=None             # per layer (B, H, T, T), None where attention is removed; None = not asked for
     entered:Tensor|None=None        # (B, T, D) what the first layer reads; None = `hidden_states[0]`
+    projections:list[Tensor]|None=None   # per layer (B, T, E), what heads of its own make of it; None = it has none
 
     @property
     def valid(self)->Tensor:
@@ -115,6 +116,12 @@ class Model(nn.Module):
     )->int|Tensor:            # frames of the encoder, of the same kind
         "Frames that the encoder makes of clips."
         return lengths
+
+    def features(self,
+        out:Output,               # what the model made of clips
+    )->tuple[list[Tensor], Tensor]:   # of one shape (B, T, E); and the last
+        "What it offers to tasks that come after it."
+        return out.hidden_states, out.last
 
 # %% ../../nbs/models/00_contract.ipynb #f82ae9b7
 @contextmanager
@@ -229,7 +236,7 @@ DROPS = ('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 
     'decoder_dropout', 'decoder_attention_dropout', 'decoder_activation_dropout')
 COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers', 'int8_from')   # 0 has a meaning there
 WIDTHS = ('embed_dim', 'ffn_dim', 'num_heads', 'audio_dim', 'video_widths', 'pos_kernel', 'pos_groups', 'num_classes',
-    'final_dim', 'conv_kernel', 'decoder_ffn_dim', 'decoder_heads', 'wav_widths', 'conv_dims', 'conv_kernels',
+    'final_dim', 'target_dim', 'conv_kernel', 'decoder_ffn_dim', 'decoder_heads', 'wav_widths', 'conv_dims', 'conv_kernels',
     'conv_strides', 'num_buckets', 'max_distance')
 RANGES = (   # fields, type of their values or entries, test, what the message says
     (DROPS, Real, lambda v: 0 <= v < 1, 'a number in [0, 1)'),

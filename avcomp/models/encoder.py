@@ -7,13 +7,15 @@ __all__ = ['gelu', 'scale_grad', 'check_groups', 'PosConv', 'LayerWeights', 'att
            'whole_map', 'EncoderLayer', 'skip_layer', 'Positions', 'Encoder']
 
 # %% ../../nbs/models/03_encoder.ipynb #477a31a6
+from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from torch.nn.modules import module as torch_module
 from ..core import Dim, GatePoint, Weight
 from .attention import Attention, RelAttention, RelPositions, attention_dims, head_width
-from .contract import Output, linear_dims, norm_dims, per_frame, sizes_below
+from .contract import Output, linear_dims, norm_dims, per_frame
+from .map_reuse import Maps, attention_of, lend_maps_, lends, map_owners
 
 # %% ../../nbs/models/03_encoder.ipynb #e98cfea5
 def gelu(
@@ -81,7 +83,7 @@ class LayerWeights(nn.Module):
         activation_dropout:float=0.,   # after GELU, in [0, 1)
         shared:str='',                 # merged projections, see `Heads`
         head_dim:int=0,                # width of a head; 0 = D/num_heads
-        attention:type=Attention,      # `Attention` or `RelAttention`
+        attention:Callable=Attention,  # makes its attention: `Attention`, `RelAttention`, or a `MapReader`
         size=lambda name, default: default,   # (local dimension name, dense size) -> size to build
     ):
         super().__init__()
@@ -99,6 +101,11 @@ class LayerWeights(nn.Module):
                 nn.init.normal_(m.weight, std=0.02)
                 nn.init.zeros_(m.bias)
 
+    @property
+    def attention(self)->nn.Module|None:
+        "What looks at other frames; None = removed."
+        return self.self_attn
+
     def dims(self):
         def norm(name, branch): return norm_dims(name, present=branch if self.norm_first else None)
         if self.self_attn is not None: yield from attention_branch_dims(self.self_attn)
@@ -111,7 +118,7 @@ def attention_branch_dims(
     attention:Attention,   # of the layer
 ):                         # yields `Dim`s, `Weight`s and so on
     "What the attention branch of a layer states."
-    yield Dim('attn_layer', 1, 'attn_layer')
+    yield Dim('attn_layer', 1, 'attn_layer', min_size=int(attention.lends))   # what others read by stays
     yield from attention_dims(attention, 'self_attn', 'heads', 'attn_layer')
     yield GatePoint('attn_layer_gate', 'attn_layer', None, whole_map('self_attn.out_proj'))
 
@@ -151,7 +158,7 @@ class EncoderLayer(LayerWeights):
     def forward(self,
         x:Tensor,                  # (B, T, D)
         keep:Tensor|None=None,     # (B, 1, 1, T) bool, False where padded; None = nothing padded
-        bias:Tensor|None=None,     # (H, T, T) position bias for all heads of the dense model; None = the model has none
+        bias:Tensor|None=None,     # (H, T, T) position bias for all heads of the dense model; or (B, H, T, T) lent map
         maps:list|None=None,       # takes the map (B, H, T, T), or None where attention is removed; None = not made
     )->Tensor:                     # (B, T, D)
         "Attention branch, then feed-forward branch."
@@ -207,13 +214,20 @@ class Encoder(Positions):
         layerdrop:float=0.,       # probability to skip a layer in training, in [0, 1)
         rel_embed:RelPositions|None=None,     # relative positions for all layers; None = attention knows no positions
         size=lambda name, default: default,   # (local dimension name, dense size) -> size to build
+        own_maps:tuple=(),        # for each layer, whether it makes its own attention map; () = all do
+        reuse_softmax:str='once', # of layers that do not, see `MapReader`
+        grad_factors:tuple=(),    # for each layer, of gradients into its output and into its state; () = all 1
         **kwargs,                 # further arguments of `LayerWeights`
     ):
         super().__init__(embed_dim, pos_kernel, pos_groups, norm_first, dropout)
         self.layerdrop, self.rel_embed = layerdrop, rel_embed
-        kwargs |= dict(norm_first=norm_first, dropout=dropout, attention=RelAttention if rel_embed else Attention)
-        def layer(i): return EncoderLayer(embed_dim, **kwargs, size=sizes_below(size, f'layers.{i}'))
-        self.layers = nn.ModuleList(layer(i) for i in range(num_layers))
+        self.grad_factors = grad_factors or ((1., 1.),)*num_layers
+        kwargs |= dict(norm_first=norm_first, dropout=dropout)
+        def layer(i, owner):
+            attention, below = attention_of(owner, i, RelAttention if rel_embed else Attention, reuse_softmax, size)
+            return EncoderLayer(embed_dim, **kwargs, attention=attention, size=below)
+        self.layers = nn.ModuleList(layer(i, owner) for i, owner in enumerate(map_owners(own_maps, num_layers)))
+        lend_maps_(self.layers)
 
     def forward(self,
         x:Tensor,                         # (B, T, D)
@@ -221,12 +235,17 @@ class Encoder(Positions):
         maps:bool=False,                  # also return the attention maps
     )->Output:                            # hidden states and the last one
         "Encode; valid frames never depend on padded ones."
-        states, seen = [x], [] if maps else None
+        states, passing = [x], Maps(maps)
         keep = None if padding_mask is None else ~padding_mask[:, None, None]
         bias = None if self.rel_embed is None else self.rel_embed(x.shape[1])
         x = entered = self.add_positions(x, padding_mask)
-        for layer in self.layers:
-            if not skip_layer(self.layerdrop, self.training): x = layer(x, keep, bias, seen)
-            elif maps: seen.append(None)
-            states.append(x)
-        return Output(states, self.norm(x) if self.norm_first else x, padding_mask, maps=seen, entered=entered)
+        for layer, (onwards, aside) in zip(self.layers, self.grad_factors):
+            known, made = passing.before(layer.attention, bias)
+            may_go = 0. if lends(layer.attention) else self.layerdrop
+            if not skip_layer(may_go, self.training): x = layer(x, keep, known, made)
+            elif maps: made.append(None)
+            passing.after(layer.attention, made)
+            x = scale_grad(x, onwards)
+            states.append(scale_grad(x, aside))
+        x = self.norm(x) if self.norm_first else x
+        return Output(states, x, padding_mask, maps=passing.all, entered=entered)

@@ -17,9 +17,11 @@ from .avhubert import ClusterModel
 from .contract import Output, Search, check_ranges, linear_dims, norm_dims, sizes_below
 from .encoder import Encoder, check_groups, scale_grad
 from .inputs import check_mask, check_wavs, normalize
+from .map_reuse import check_own_maps
 from .recogniser import Recogniser
 from .waveform import DenseNorm, WaveFrontend
 from ..pieces import AVHUBERT_VOCAB
+from ..settings import later
 
 # %% ../../nbs/models/05_hubert.ipynb #c1d4a246
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class HubertConfig(Config):
     final_dropout:float=0.                      # before the CTC head
     layerdrop:float=0.05                        # probability to skip a layer in training
     frontend_grad:float=1.                      # factor on gradients that enter the front-end, in [0, 1]
+    own_maps:tuple[bool, ...]=later(())         # for each layer, whether it makes its own attention map; () = all do
 
     def __post_init__(self): check_hubert(self)
 
@@ -74,6 +77,7 @@ def check_hubert(
                          f"{c.embed_dim}; got {c.conv_dims[-1]}. Set project=True")
     head_width(c.embed_dim, c.num_heads, c.head_dim)
     check_groups(c.embed_dim, c.pos_groups)
+    check_own_maps(c.own_maps, c.num_layers)
 
 @dataclass(frozen=True)
 class Wav2Vec2Config(HubertConfig):
@@ -127,15 +131,17 @@ class WaveWeights(ClusterModel):
         self.feature_proj = nn.Linear(width, D) if c.project else nn.Identity()
         if c.mask_emb: self.mask_emb = nn.Parameter(torch.rand(D))
         self.encoder = Encoder(c.num_layers, D, c.pos_kernel, c.pos_groups, c.norm_first, c.dropout, c.layerdrop,
-            self.rel_positions(), sizes_below(c.size, 'encoder'), num_heads=c.num_heads, head_dim=c.head_dim,
-            ffn_dim=c.ffn_dim, shared=c.shared, attention_dropout=c.attention_dropout,
-            activation_dropout=c.activation_dropout)
+            size=sizes_below(c.size, 'encoder'), num_heads=c.num_heads, head_dim=c.head_dim, ffn_dim=c.ffn_dim,
+            shared=c.shared, own_maps=c.own_maps, attention_dropout=c.attention_dropout,
+            activation_dropout=c.activation_dropout, **self.encoder_options())
         if c.head == 'predict':
             self.final_proj = nn.Linear(D, c.final_dim)
             self.cluster_emb = nn.Parameter(torch.rand(c.num_classes, c.final_dim))
         self.ctc_head = nn.Linear(D, c.vocab_size) if c.vocab_size else None
 
-    def rel_positions(self): return None
+    def encoder_options(self)->dict[str, object]:
+        "Further arguments of the `Encoder` of its family."
+        return {}
 
     def dims(self):
         last = f'frontend.conv{len(self.config.conv_dims)-1}'
@@ -208,6 +214,6 @@ class Wav2Vec2(Hubert):
 @register_family('wavlm', WavLMConfig)
 class WavLM(Hubert):
     "WavLM encoder (Chen et al. 2022, section III)."
-    def rel_positions(self):
+    def encoder_options(self):
         c = self.config
-        return RelPositions(c.num_buckets, c.max_distance, c.num_heads)
+        return dict(rel_embed=RelPositions(c.num_buckets, c.max_distance, c.num_heads))

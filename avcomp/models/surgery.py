@@ -13,6 +13,7 @@ import torch
 from torch import nn, Tensor
 from ..core import Config
 from ..settings import kind
+from .armhubert import ARM_SIZES
 from .avhubert import AVHUBERT_SIZES
 from .avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from .checkpoints import load_model
@@ -23,7 +24,7 @@ from .vsr import VSR_SIZES
 
 # %% ../../nbs/models/12_surgery.ipynb #a71bb18b
 LIP_READERS = {f'vsr_{size}': config for size, config in VSR_SIZES.items()}
-SIZES = AVHUBERT_SIZES | HUBERT_SIZES | LIP_READERS   # encoders that can be made from nothing: name -> config
+SIZES = AVHUBERT_SIZES | HUBERT_SIZES | ARM_SIZES | LIP_READERS   # encoders made from nothing: name -> config
 
 def has_field(
     config:Config,   # of a model
@@ -76,7 +77,9 @@ def first_layers(
     check_bare(model)
     L = model.config.num_layers
     if not 1 <= n <= L: raise ValueError(f"the model has {L} layers, so between 1 and {L} can be kept; got {n}")
-    shallow, state = reinitialised(model, num_layers=n), model.state_dict()
+    fewer = {k: v for k, v in vars(model.config).items() if k == 'own_maps'}
+    shallow = reinitialised(model, num_layers=n, **{k: own[:n] for k, own in fewer.items()})
+    state = model.state_dict()
     shallow.load_state_dict({k: state[k] for k in shallow.state_dict()})
     return shallow.eval()
 

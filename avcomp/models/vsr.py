@@ -16,8 +16,10 @@ from .contract import Output, check_ranges, sizes_below
 from .decoder import ESPNET, Decoder
 from .frontends import VideoFrontend
 from .inputs import check_clips, check_wavs, normalize
+from .map_reuse import check_own_maps
 from .recogniser import AUTO_AVSR, Recogniser
 from .wav_frontend import WavResNet
+from ..settings import later
 
 # %% ../../nbs/models/06b_vsr.ipynb #d2b8be8f
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class VSRConfig(Config):
     decoder_dropout:float=0.1      # of embeddings and branches of the decoder
     decoder_attention_dropout:float=0.1    # of its attention weights
     decoder_activation_dropout:float=0.1   # after its ReLUs
+    own_maps:tuple[bool, ...]=later(()) # for each layer, whether it makes its own attention map; () = all do
 
     def __post_init__(self): check_vsr(self)
 
@@ -66,6 +69,7 @@ def check_vsr(
                          "set decoder_layers=0 for an encoder without heads")
     head_width(c.embed_dim, c.num_heads, c.head_dim)
     head_width(c.embed_dim, c.decoder_heads)
+    check_own_maps(c.own_maps, c.num_layers)
 
 # %% ../../nbs/models/06b_vsr.ipynb #17396a86
 NO_DROPOUT = dict(dropout=0., attention_dropout=0., activation_dropout=0., input_dropout=0., final_dropout=0.,
@@ -98,8 +102,8 @@ class VSRWeights(Recogniser):
         else: self.video = VideoFrontend(c.video_widths, D, c.video_stride, 'swish', sizes_below(c.size, 'video'))
         self.encoder = ConformerEncoder(c.num_layers, D, c.input_dropout, sizes_below(c.size, 'encoder'),
             num_heads=c.num_heads, head_dim=head_width(D, c.num_heads, c.head_dim), ffn_dim=c.ffn_dim,
-            conv_kernel=c.conv_kernel, shared=c.shared, dropout=c.dropout, attention_dropout=c.attention_dropout,
-            activation_dropout=c.activation_dropout)
+            conv_kernel=c.conv_kernel, shared=c.shared, own_maps=c.own_maps, dropout=c.dropout,
+            attention_dropout=c.attention_dropout, activation_dropout=c.activation_dropout)
         self.ctc_head = nn.Linear(D, c.vocab_size) if c.vocab_size else None
         self.decoder = Decoder(c.decoder_layers, D, c.vocab_size, self.vocab.pad, c.decoder_dropout,
             sizes_below(c.size, 'decoder'), style=ESPNET, num_heads=c.decoder_heads, ffn_dim=c.decoder_ffn_dim,

@@ -86,6 +86,9 @@ def check_writable(
     "Raise an error for a model that is not of the waveform families, or not what its config says."
     if model.family not in AUDIO_FAMILIES:
         raise ValueError(f"expected a model of one of the families {sorted(AUDIO_FAMILIES)}, got {model.family!r}")
+    if model.config.own_maps:
+        raise ValueError("other formats know no layers that reuse the attention map of an earlier one; "
+                         "this model has some: save it with save_model")
     fit_state(model.config, check_float(model, 'another format').state_dict(), f'this {type(model).__name__}')
 
 def counts_removed(
