@@ -1,9 +1,12 @@
 "Masking distillation and temporal Gram matrices against recorded numbers (tests/golden/armhubert)."
 import json
+from types import SimpleNamespace
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from avcomp.distill.gram import attention_distance, relation_distance
+from avcomp.distill.masked import Masked, masked_parts
+from avcomp.models.contract import Output
 
 GOLDEN = Path(__file__).parent/'golden/armhubert'
 
@@ -29,3 +32,28 @@ def test_gram_losses():
     maps = (io[f'{who}_attn_mean'].double()[:, :, None] for who in ('student', 'teacher'))
     rows = torch.stack([attention_distance(q, p, whole) for q, p in zip(*maps)])
     close(rows.mean(), expected['avg_attention_kl']['mean'])
+
+def test_masking_distillation_loss():
+    "The reference's four parts, its sum, and its validation loss; mse and l1."
+    io, expected = read('masking_distillation_loss')
+    student, whole, holed = (io[name] for name in ('student_projections', 'teacher_unmasked_input', 'teacher_masked_input'))
+    valid, mask = torch.ones_like(io['mask_indices']).bool(), io['mask_indices'].bool()
+    for want, distance in ((expected['mse'], 'l2'), (expected['l1'], 'l1')):
+        layers = [masked_parts(*states, mask, valid, distance) for states in zip(student, whole, holed)]
+        hidden, seen = ([part/valid.sum() for part in parts] for parts in zip(*layers))
+        close(sum(hidden[:-1]), want['mask_hint_loss'])
+        close(sum(seen[:-1]), want['unmask_hint_loss'])
+        close(hidden[-1], want['mask_rec_loss'])
+        close(seen[-1], want['unmask_rec_loss'])
+        found = losses_of(Masked(distance=distance), student, whole, holed, mask)
+        close(found(True)['total'], want['total'])
+        close(found(False)['total'], want['validation_total'])
+
+def losses_of(term, student, whole, holed, mask):
+    "The whole term on recorded states: what it says in training, and in validation."
+    def output(states): return Output([states[0], *states], states[-1])
+    hidden = SimpleNamespace(student=output(student), teacher=output(holed), mask=mask)
+    def losses(training):
+        passes = SimpleNamespace(student=output(student), teacher=output(whole), hidden=lambda spans: hidden, training=training)
+        return term(passes, lambda out: out.hidden_states[1:])
+    return losses

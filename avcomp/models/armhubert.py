@@ -82,6 +82,11 @@ class ArmHubert(Hubert):
         c = config
         if c.features == 'projections': self.layer_heads = LayerHeads(c.num_layers, c.embed_dim, c.target_dim)
 
+    @property
+    def projection_dim(self)->int:
+        "Width that its heads map to; 0 without heads."
+        return self.config.target_dim if self.config.features == 'projections' else 0
+
     def encoder_options(self):
         c = self.config
         factors = grad_factors(c.num_layers) if c.layer_grad_scale else ()

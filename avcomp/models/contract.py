@@ -85,6 +85,7 @@ class Model(nn.Module):
     tokenizer_proto:bytes|None = None       # serialized SentencePiece model; saved and loaded with the weights
     num_classes:int = 0                     # classes that its pre-training head tells apart; 0 = it has no such head
     left_out:tuple[str, ...] = ()           # tensors of the file it was read from that it has no place for
+    projection_dim:int = 0                  # width of the `projections` in its outputs; 0 = it has no such heads
     hides:str = ''                          # how it reads with holes: an argument of `forward`, or 'inputs'; '' = not
 
     @property
