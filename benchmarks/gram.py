@@ -32,5 +32,5 @@ if __name__ == '__main__':
     loss = Gram(scale='dim')(Passes(*outs), None)['total']
     forward = peak()
     loss.backward()
-    print(f'states {before:.2f} GB; the loss adds {forward - before:.2f} GB, with its gradient {peak() - before:.2f} GB; '
-          f'{time.perf_counter() - start:.0f} s')
+    print(f'states {before:.2f} GB; the loss adds {forward - before:.2f} GB, '
+          f'with its gradient {peak() - before:.2f} GB; {time.perf_counter() - start:.0f} s')

@@ -22,13 +22,14 @@ def test_gram_losses():
     L, (B, N) = len(student) - 1, student.shape[1:3]
     whole = torch.ones(B, N, dtype=torch.bool)
     padded = torch.arange(N) < io['valid_lengths'][:, None]
-    for name, before, scale in (('layer_wise', 0, 'none'), ('intra_layer', 1, 'none'), ('layer_wise_cosine_norm', 0, 'cosine')):
-        def summed(valid):
-            return sum(relation_distance((student[i - before], student[i]), (teacher[i - before], teacher[i]), valid, scale)
-                       for i in range(1, L + 1))
-        close(summed(whole).mean(), expected[name]['element_mean_summed_over_layers'])
-        close(summed(whole).sum()*N**2, expected[name]['sum_over_all'])
-        close(summed(padded).mean(), expected[name]['padded_per_clip_mean_then_batch_mean_summed_over_layers'])
+    def summed(valid, before, scale):
+        pairs = [[(who[i - before], who[i]) for who in (student, teacher)] for i in range(1, L + 1)]
+        return sum(relation_distance(*pair, valid, scale) for pair in pairs)
+    rows = ('layer_wise', 0, 'none'), ('intra_layer', 1, 'none'), ('layer_wise_cosine_norm', 0, 'cosine')
+    for name, *how in rows:
+        close(summed(whole, *how).mean(), expected[name]['element_mean_summed_over_layers'])
+        close(summed(whole, *how).sum()*N**2, expected[name]['sum_over_all'])
+        close(summed(padded, *how).mean(), expected[name]['padded_per_clip_mean_then_batch_mean_summed_over_layers'])
     maps = (io[f'{who}_attn_mean'].double()[:, :, None] for who in ('student', 'teacher'))
     rows = torch.stack([attention_distance(q, p, whole) for q, p in zip(*maps)])
     close(rows.mean(), expected['avg_attention_kl']['mean'])
@@ -36,7 +37,8 @@ def test_gram_losses():
 def test_masking_distillation_loss():
     "The reference's four parts, its sum, and its validation loss; mse and l1."
     io, expected = read('masking_distillation_loss')
-    student, whole, holed = (io[name] for name in ('student_projections', 'teacher_unmasked_input', 'teacher_masked_input'))
+    names = 'student_projections', 'teacher_unmasked_input', 'teacher_masked_input'
+    student, whole, holed = (io[name] for name in names)
     valid, mask = torch.ones_like(io['mask_indices']).bool(), io['mask_indices'].bool()
     for want, distance in ((expected['mse'], 'l2'), (expected['l1'], 'l1')):
         layers = [masked_parts(*states, mask, valid, distance) for states in zip(student, whole, holed)]
@@ -54,6 +56,7 @@ def losses_of(term, student, whole, holed, mask):
     def output(states): return Output([states[0], *states], states[-1])
     hidden = SimpleNamespace(student=output(student), teacher=output(holed), mask=mask)
     def losses(training):
-        passes = SimpleNamespace(student=output(student), teacher=output(whole), hidden=lambda spans: hidden, training=training)
+        both = dict(student=output(student), teacher=output(whole))
+        passes = SimpleNamespace(**both, hidden=lambda spans: hidden, training=training)
         return term(passes, lambda out: out.hidden_states[1:])
     return losses

@@ -45,6 +45,17 @@ LIP_READERS = {'sparse_vsr_base_s': lip_reader(6e-4, 2400, 16), 'sparse_vsr_base
 LIP_READERS |= {f'{name}_noisy': fits for name, fits in LIP_READERS.items()}
 FITS |= LIP_READERS
 
+THIN, KEPT = STUDENT | dict(activation_dropout=0.1, input_dropout=0.05), ((0.9, 0.98), 1e-6, 0.01)
+def thin(updates, frames, batches, lr, schedule='linear'):
+    "Fit of a thin student (note on ARMHuBERT, sections 1.1 to 1.3): decay of all but biases, a twentieth as warm-up."
+    fit = (updates, frames, batches, None, lr, KEPT, schedule, round(0.05*updates), THIN)
+    return {'distill': fit, 'finetune': FITS['dphubert_base']['finetune']}
+STUDENTS = {'armhubert_960': thin(390_600, 5500, 8, 5e-3), 'armhubert_s_100': thin(158_533, 1900, 6, 5e-3),
+            'armhubert_s_960': thin(195_300, 5500, 8, 5e-3), 'maskhubert_960': thin(390_600, 5500, 8, 5e-4),
+            'starhubert_960': thin(585_916, 1230, 12, 1e-3, 'cosine')}
+STUDENTS |= {f'armwavlm_s_{hours}': STUDENTS[f'armhubert_s_{hours}'] for hours in (100, 960)}
+FITS |= STUDENTS
+
 # sparsity, updates until it is asked for, rate of gates; updates between merges
 AV_GATES, GATES, MERGE = (0.7, 10_000, 2e-2), (0.75, 5000, 2e-2), 2500
 # weights of L1 and cosine, groups of layers
@@ -55,9 +66,9 @@ TERMS = {
     ('dphubert_large', 'distilhubert'): (1., 1., ((8, 16, 24),)),
 }
 
-def rows(kinds):
+def rows(kinds, presets_of=FITS):
     "Preset, stage name and stage, of the presets that have published settings."
-    found = [(name, which, stage) for name in FITS for which, stage in presets()[name].items()]
+    found = [(name, which, stage) for name in presets_of for which, stage in presets()[name].items()]
     return [row for row in found if row[2].task.kind in kinds]
 
 def test_no_preset_is_left_out():
@@ -73,12 +84,14 @@ def test_fit_and_regularisation(name, which, stage):
     moments = (adam.betas, adam.eps, adam.weight_decay)
     schedule = (fit.schedule.kind, asdict(fit.schedule).get('warmup'))
     found = (fit.updates, fit.max_frames, fit.batches, fit.clip_norm, adam.lr, moments, *schedule)
-    assert found == FITS[name][which][:-1] and adam.undecayed == ()
-    assert (fit.precision, fit.unit) == (('32-true', 'epoch') if name in LIP_READERS else ('16-mixed', 'update'))
+    assert found == FITS[name][which][:-1]
+    assert adam.undecayed == (('bias',) if (name in STUDENTS and which == 'distill') else ())
+    whole = name in LIP_READERS or (name, which) == ('starhubert_960', 'distill')
+    assert (fit.precision, fit.unit) == ('32-true' if whole else '16-mixed', 'epoch' if name in LIP_READERS else 'update')
     assert asked == neutral | FITS[name][which][-1]
     assert from_data(None, to_data(stage)) == stage
 
-@pytest.mark.parametrize('name, which, stage', rows(('distill',)))
+@pytest.mark.parametrize('name, which, stage', rows(('distill',), [name for name in FITS if name not in STUDENTS]))
 def test_terms_and_methods(name, which, stage):
     term, = stage.task.terms
     assert (term.l2, term.weight) == (0., 1.)
@@ -133,3 +146,17 @@ def test_lip_readers(name):
         if which != 'distill': assert task.terms == ()
     term, = stages['distill'].task.terms
     assert (term.kind, term.weight, term.decoder, term.ctc_head, term.temperature) == ('logits', 1., 1., 0., 1.)
+
+@pytest.mark.parametrize('name', STUDENTS)
+def test_thin_students(name):
+    "Masks of 10 frames over 0.4 of 100 hours and 0.8 of 960, a tenth for each lower layer; relations with equal weights."
+    stage = presets()[name]['distill']
+    term, = stage.task.terms
+    assert stage.methods == stage.views == () and term.weight == 1. and term.layers == ()
+    if name == 'starhubert_960':
+        weights = (term.kind, term.layer_wise, term.intra_layer, term.attention, term.scale)
+        assert weights == ('gram', 1., 1., 0., 'none')
+    else:
+        spans = term.spans
+        assert (spans.prob, spans.length, spans.rule, spans.space) == (0.4 if '100' in name else 0.8, 10, 'apart', 1)
+        assert (term.kind, term.lower, term.drawn, term.distance) == ('masked', 0.1, None, 'l2')

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core import check_choices
 from .objectives import divisor
 from .terms import Term, layer_pairs
-from ..models.contract import Model, Output
+from ..models.contract import Output
 from ..settings import kind
 
 # %% ../../nbs/distill/06_gram.ipynb #5af34990

@@ -6,7 +6,6 @@
 __all__ = ['masked_parts', 'Predictions', 'Masked', 'seen_by', 'counted']
 
 # %% ../../nbs/distill/07_masked.ipynb #fbef7697
-from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor

@@ -85,7 +85,7 @@ class Spans:
     def __post_init__(self):
         check_choices(self, rule=RULES)
         if not 0 < self.prob < 1:
-            raise ValueError("prob is the share of frames to hide, in (0, 1): some frames are hidden and some are seen; "
+            raise ValueError("prob is the share of frames to hide, in (0, 1): some are hidden and some are seen; "
                              f"got {self.prob!r}")
         if min(self.length, self.space) < 1:
             raise ValueError(f"length and space are frames, at least 1; got {self.length=} and {self.space=}")

@@ -99,6 +99,7 @@ class Hidden:
     @cached_property
     def teacher(self)->Output: return self.readings[1].holed(self.mask, self.lengths, self.seed)
 
+# %% ../../nbs/distill/04_terms.ipynb #c2e0a005
 class Passes:
     "What student and teacher make of one batch; every pass is made when a term first looks at it."
     def __init__(self,

@@ -45,8 +45,8 @@ def check_holes(
     "Refuse models that cannot read with holes."
     for who, model in (('student', student), ('teacher', teacher)):
         if not model.bare.hides:
-            raise ValueError(f"the {who}, of family {model.bare.family!r}, has no mask embedding, so that it cannot read "
-                             f"with hidden frames; take a {who} from pre-training, with the embedding it learned there, "
+            raise ValueError(f"the {who}, of family {model.bare.family!r}, has no mask embedding, so that it cannot "
+                             f"read with hidden frames; take a {who} from pre-training, with what it learned there, "
                              "or leave out the terms that hide frames")
 
 # %% ../../nbs/train/05_distill.ipynb #7caac6e4

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Finetune', 'check_finetune', 'check_pieces', 'check_tokenizer', 'find_head', 'with_head', 'find_teacher',
-           'hidden_spans', 'text_losses', 'check_learnable', 'FinetuneTraining']
+           'hidden_spans', 'text_losses', 'with_asked', 'check_learnable', 'FinetuneTraining']
 
 # %% ../../nbs/train/06_finetune.ipynb #6c4a864e
 from collections.abc import Callable
@@ -177,6 +177,15 @@ def text_losses(
         terms = terms | {'ctc': ctc.detach(), 'total': terms['total'] + task.ctc_weight*ctc}
     return terms
 
+# %% ../../nbs/train/06_finetune.ipynb #f1de0001
+def with_asked(
+    losses:dict,   # of transcripts: 'total', and what to show
+    asked:dict,    # what a teacher asks for: 'total', and what its terms log
+)->dict[str, Tensor]:   # 'total', their sum, and all to show, both totals among it
+    "Transcripts and a teacher, together."
+    shown = {'text': losses['total'].detach(), 'teacher': asked['total'].detach()}
+    return losses | asked | shown | {'total': losses['total'] + asked['total']}
+
 # %% ../../nbs/train/06_finetune.ipynb #1d05bdbe
 def check_learnable(
     task:Finetune,   # its masks and weights of losses
@@ -228,9 +237,6 @@ class FinetuneTraining(Training):
         options = {} if self.guide is None else self.guide.options
         reading = Reading(self.model, self.inputs(batch), batch['tokens'], self.encode, **self.masks(batch), **options)
         losses = text_losses(reading.whole, self.stage.task, self.norm)
-        if self.guide is None: return losses
-        asked = self.guide(reading, self.norm)
-        shown = {'text': losses['total'].detach(), 'teacher': asked['total'].detach()}
-        return losses | asked | shown | {'total': losses['total'] + asked['total']}
+        return losses if self.guide is None else with_asked(losses, self.guide(reading, self.norm))
 
     def beside(self): return {} if self.guide is None else self.guide.maps.state_dict()

@@ -12,7 +12,7 @@ from importlib import import_module
 from ..task import Stage
 
 # %% ../../../nbs/train/presets/00_presets.ipynb #21039a22
-PAPERS = ('dp_avhubert', 'dphubert', 'sparse_vsr')   # notebooks of this folder, each with PRESETS
+PAPERS = ('dp_avhubert', 'dphubert', 'sparse_vsr', 'armhubert')   # notebooks of this folder, each with PRESETS
 
 @cache
 def presets()->dict[str, dict[str, Stage]]:
