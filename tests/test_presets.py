@@ -47,7 +47,7 @@ FITS |= LIP_READERS
 
 THIN, KEPT = STUDENT | dict(activation_dropout=0.1, input_dropout=0.05), ((0.9, 0.98), 1e-6, 0.01)
 def thin(updates, frames, batches, lr, schedule='linear'):
-    "Fit of a thin student (note on ARMHuBERT, sections 1.1 to 1.3): decay of all but biases, a twentieth as warm-up."
+    "Fit of a thin student (ARMHuBERT's note, sections 1.1 to 1.3): decay of all but biases, a twentieth as warm-up."
     fit = (updates, frames, batches, None, lr, KEPT, schedule, round(0.05*updates), THIN)
     return {'distill': fit, 'finetune': FITS['dphubert_base']['finetune']}
 STUDENTS = {'armhubert_960': thin(390_600, 5500, 8, 5e-3), 'armhubert_s_100': thin(158_533, 1900, 6, 5e-3),
@@ -91,7 +91,7 @@ def test_fit_and_regularisation(name, which, stage):
     assert asked == neutral | FITS[name][which][-1]
     assert from_data(None, to_data(stage)) == stage
 
-@pytest.mark.parametrize('name, which, stage', rows(('distill',), [name for name in FITS if name not in STUDENTS]))
+@pytest.mark.parametrize('name, which, stage', rows(('distill',), FITS.keys() - STUDENTS.keys()))
 def test_terms_and_methods(name, which, stage):
     term, = stage.task.terms
     assert (term.l2, term.weight) == (0., 1.)
@@ -149,7 +149,7 @@ def test_lip_readers(name):
 
 @pytest.mark.parametrize('name', STUDENTS)
 def test_thin_students(name):
-    "Masks of 10 frames over 0.4 of 100 hours and 0.8 of 960, a tenth for each lower layer; relations with equal weights."
+    "Spans of 10 frames over 0.4 of 100 hours, 0.8 of 960; a tenth for each lower layer; relations of equal weight."
     stage = presets()[name]['distill']
     term, = stage.task.terms
     assert stage.methods == stage.views == () and term.weight == 1. and term.layers == ()

@@ -61,7 +61,7 @@ class Masked(Term):
     lower:float=0.1          # weight of each layer but the last of them, >= 0
     drawn:int|None=None      # so many of the others count in an update, drawn anew each time; None = all of them
     distance:str='l2'        # a name in `DISTANCES`
-    needs_holes = True
+    needs_holes = 'student', 'teacher'
 
     def __post_init__(self):
         check_choices(self, distance=tuple(DISTANCES))

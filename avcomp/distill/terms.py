@@ -89,8 +89,9 @@ class Hidden:
         spans:Spans,       # which spans; drawn here, from PyTorch's generator
     ):
         out = teacher.whole.out
-        self.lengths, self.seed = out.lengths.cpu(), int(torch.randint(2**31, ()))
+        self.lengths = out.lengths.cpu()
         self.mask = spans.draw(self.lengths, out.last.shape[1]).to(out.last.device)   # (B, T) bool, True where hidden
+        self.seed = int(torch.randint(2**31, ()))
         self.readings = student, teacher
 
     @cached_property
@@ -133,7 +134,7 @@ class Term:
     compares_layers:ClassVar[bool]=True   # whether it looks at hidden states, of which none may then be skipped
     needs_text:ClassVar[bool]=False       # whether clips need transcripts
     needs_maps:ClassVar[bool]=False       # whether it looks at attention maps
-    needs_holes:ClassVar[bool]=False      # whether it looks at passes with hidden spans
+    needs_holes:ClassVar[tuple]=()        # who reads with hidden spans: 'student', 'teacher', both or nobody
 
     def maps(self,
         student:Model,   # the model to train
@@ -225,7 +226,7 @@ def combined(
     "The weighted sum of terms."
     found = [term(passes, m, norm) for term, m in zip(terms, maps, strict=True)]
     logs = {'total': sum(term.weight*losses['total'] for term, losses in zip(terms, found))}
-    uses = Counter(name for losses in found for name in losses)
+    uses = Counter([name for losses in found for name in losses] + (term_names(terms) if len(terms) > 1 else []))
     for term_name, losses in zip(term_names(terms), found):
         if len(terms) > 1: logs[term_name] = losses['total'].detach()
         for name, value in losses.items():

@@ -36,15 +36,16 @@ def prepare_holes_(
     seed:int,        # of the run
 ):
     "Give a student what masked frames become, in place, where a term hides some."
-    if any(t.needs_holes for t in terms): mask_embedding_(student, torch.Generator().manual_seed(seed))
+    if any('student' in t.needs_holes for t in terms): mask_embedding_(student, torch.Generator().manual_seed(seed))
 
 def check_holes(
+    terms:tuple,     # of `Term`s
     student:Model,   # the model to train
     teacher:Model,   # the model to follow
 ):
-    "Refuse models that cannot read with holes."
+    "Refuse models that cannot read with holes where a term wants them to."
     for who, model in (('student', student), ('teacher', teacher)):
-        if not model.bare.hides:
+        if any(who in t.needs_holes for t in terms) and not model.bare.hides:
             raise ValueError(f"the {who}, of family {model.bare.family!r}, has no mask embedding, so that it cannot "
                              f"read with hidden frames; take a {who} from pre-training, with what it learned there, "
                              "or leave out the terms that hide frames")
@@ -64,7 +65,7 @@ class Guide(nn.Module):
         if student.frame_rate != teacher.frame_rate:
             raise ValueError("student and teacher must make frames at one rate, "
                              f"got {student.frame_rate} and {teacher.frame_rate} a second")
-        if any(t.needs_holes for t in terms): check_holes(student, teacher)
+        check_holes(terms, student, teacher)
         self.terms, self._teacher = terms, [teacher.eval().requires_grad_(False)]
         self.maps = term_maps(terms, student, teacher)
         if maps is not None: self.maps.load_state_dict(maps)

@@ -16,7 +16,7 @@ from ..distill import Distill
 from ..fit import AdamW, Fit
 from . import dphubert
 from .dp_avhubert import smoke, tiny
-from ..schedules import Cosine, Linear, Schedule
+from ..schedules import Cosine, Linear
 from ..task import Stage
 
 # %% ../../../nbs/train/presets/04_armhubert.ipynb #b8ec9455
