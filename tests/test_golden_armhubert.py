@@ -48,7 +48,7 @@ def test_clips_alone(case, tmp_path):
 
 @torch.no_grad()
 def test_batches_are_clips_alone(case):
-    "Where the reference mixes up the maps of a batch, and lets padding into its group norm, we agree with single clips."
+    "Where the reference mixes up maps in a batch, and lets padding into its group norm, we agree with single clips."
     name, model, io, lengths = case
     both = model(torch.stack([io['source'][0], io['second_full_clip']]), maps=True)
     check(both, io, 'single0', 0)

@@ -153,8 +153,8 @@ def test_padding_changes_nothing(name):
     set_logits(gates, LOGITS['random'])
     for _ in range(2):
         with torch.no_grad():
-            both, alone, equal = model(**padded(model)), model(**inputs(model, slice(1, 2), SHORT)), model(**inputs(model))
-            whole = model(**inputs(model, slice(1, 2)))
+            both, alone = model(**padded(model)), model(**inputs(model, slice(1, 2), SHORT))
+            equal, whole = model(**inputs(model)), model(**inputs(model, slice(1, 2)))
         for s, t in zip([*both.hidden_states, both.last], [*alone.hidden_states, alone.last]): close(s[1, :SHORT], t[0])
         close(equal.last[1:], whole.last)
         if gates: gates = prune_(model, gates) and None

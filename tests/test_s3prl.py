@@ -104,7 +104,9 @@ def test_states_are_those_of_the_model(case):
     result = upstream(wavs)
     assert {tuple(s.shape) for s in result['hidden_states']} == {(3, model.num_frames(23456), width(model))}
     for i, w in enumerate(wavs):    # padded in a batch or alone, through S3PRL or not
-        states, last = model.features(model(w[None]))
+        out = model(w[None])
+        states = out.projections or out.hidden_states[model.first_state:]
+        last = states[-1] if out.projections else out.last
         assert len(states) == count(model)
         single = upstream([w])['hidden_states']
         for state, own, only in zip(result['hidden_states'], states, single, strict=True):

@@ -7,7 +7,6 @@ __all__ = ['STUDENT', 'TEACHER', 'ARM_NAMES', 'ARM_SETTINGS', 'ARM_ONLY', 'read_
 
 # %% ../../../nbs/models/formats/14_armhubert.ipynb #1d2e3038
 import re
-from dataclasses import replace
 from pathlib import Path
 import yaml
 from ..armhubert import ArmHubertConfig, StarHubertConfig
