@@ -13,7 +13,7 @@ from avcomp.changes import change
 from avcomp.train.job import Data, Job, Run
 from avcomp.train.presets.table import preset
 
-AV = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), pos_groups=4, head='none')
+AV = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), video_stride=8, pos_groups=4, head='none')
 WAV = dict(num_layers=2, conv_dims=(8,)*7, embed_dim=32, ffn_dim=64, pos_groups=4, mask_emb=True)
 LIPS = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), decoder_layers=1, decoder_ffn_dim=64)
 MODELS = {   # preset -> student, teacher, streams, tokenizer

@@ -34,7 +34,7 @@ class AVHubertConfig(Config):
     fusion:str='concat'                    # 'concat' or 'add'
     audio_dim:int=104                      # filterbank values of a frame
     video_widths:tuple[int, ...]=(64, 128, 256, 512)   # channels of the four ResNet stages
-    video_stride:int=2                     # of the video stem over pixels
+    video_stride:int=2                     # of the video stem over pixels: 2 as published, 4 or 8
     video_activation:str='prelu'           # of the ResNet: 'prelu', 'relu' or 'swish'
     pos_kernel:int=128                     # taps of the positional convolution
     pos_groups:int=16                      # its groups
@@ -52,7 +52,7 @@ class AVHubertConfig(Config):
     own_maps:tuple[bool, ...]=later(())    # for each layer, whether it makes its own attention map; () = all do
 
     def __post_init__(self):
-        check_choices(self, fusion=('concat', 'add'), video_stride=(2, 4), video_activation=tuple(ACTIVATIONS),
+        check_choices(self, fusion=('concat', 'add'), video_stride=(2, 4, 8), video_activation=tuple(ACTIVATIONS),
             head=('predict', 'stored', 'none'), masking=('input', 'feature'))
         check_ranges(self)
         if len(self.video_widths) != 4:

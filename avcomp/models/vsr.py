@@ -77,7 +77,7 @@ NO_DROPOUT = dict(dropout=0., attention_dropout=0., activation_dropout=0., input
 VSR_SIZES = {
     'base_s': VSRConfig(embed_dim=256, ffn_dim=2048, num_heads=4, decoder_ffn_dim=2048, decoder_heads=4),
     'base_l': VSRConfig(),
-    'tiny': VSRConfig(num_layers=3, embed_dim=128, ffn_dim=512, num_heads=4, conv_kernel=15, video_stride=8,
+    'tiny': VSRConfig(num_layers=2, embed_dim=96, ffn_dim=384, num_heads=4, conv_kernel=15, video_stride=8,
         video_widths=(8, 16, 32, 64), wav_widths=(16, 32, 64, 128), vocab_size=64, decoder_layers=2,
         decoder_ffn_dim=512, decoder_heads=4, **NO_DROPOUT),
 }
