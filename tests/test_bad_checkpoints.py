@@ -10,6 +10,7 @@ FILES = {
     'fairseq': (GOLDEN/'hubert/fairseq_base/checkpoint.pt', 'model'),
     'dphubert dense': (GOLDEN/'dphubert/wavlm/unpruned.pth', 'state_dict'),
     'dphubert pruned': (GOLDEN/'dphubert/hubert_emptied_branches/pruned.pth', 'state_dict'),
+    'armhubert': (GOLDEN/'armhubert/armhubert_pattern_proj/checkpoint.ckpt', 'state_dict'),
 }
 
 def hf_folder(to, kind, change=lambda weights: None, config={}):
@@ -113,6 +114,14 @@ def test_files(tmp_path, name):
         refused(lambda c, w: c['cfg']['model'].update(conv_feature_layers='exit()'), 'cannot read the convolutions')
         told = f"{file.name}.*encoder_layers='2' of type str"
         refused(lambda c, w: c['cfg']['model'].update(encoder_layers='2'), told)
+    elif name == 'armhubert':
+        refused(lambda c, w: c.pop('hyper_parameters'), "no settings .*section 'distiller'")
+        def set_(**fields): return lambda c, w: c['hyper_parameters']['cfg']['distiller'].update(fields)
+        refused(set_(reuse_pattern='__import__("os")'), 'cannot read reuse_pattern')
+        refused(set_(reuse_pattern='[False, True] * 2 + [True]'), 'the first layer makes its own map')
+        refused(set_(encoder_layers='5'), f"{file.name}.*encoder_layers='5' of type str")
+        refused(lambda c, w: w.update({'student_model.encoder.layers.1.self_attn.q_proj.weight': torch.ones(48, 48)}),
+                r'1 unexpected \(student_model.encoder.layers.1.self_attn.q_proj.weight\)')
     else:
         refused(lambda c, w: c['config'].pop('encoder_embed_dim'), r"without \['encoder_embed_dim'\]")
         told = f"{file.name}.*encoder_embed_dim='32' of type str"
@@ -122,13 +131,18 @@ class Evil:
     def __init__(self, mark): self.mark = mark
     def __reduce__(self): return os.system, (f'touch {self.mark}',)
 
-@pytest.mark.parametrize('where', ['fairseq', 'dphubert', 'pytorch_model.bin', 'shard'])
+EVIL = {   # what stands in a file beside something that wants to run
+    'fairseq': lambda evil: {'model': {}, 'cfg': evil},
+    'dphubert': lambda evil: {'state_dict': {}, 'config': evil},
+    'armhubert': lambda evil: {'state_dict': {'student_model.mask_emb': torch.ones(1)}, 'optimizer_states': [evil]},
+}
+
+@pytest.mark.parametrize('where', [*EVIL, 'pytorch_model.bin', 'shard'])
 def test_pickle_that_wants_to_run(tmp_path, where):
     mark = tmp_path/'owned'
-    if where in ('fairseq', 'dphubert'):
+    if where in EVIL:
         path = tmp_path/'evil.pt'
-        evil = Evil(mark)
-        torch.save({'model': {}, 'cfg': evil} if where == 'fairseq' else {'state_dict': {}, 'config': evil}, path)
+        torch.save(EVIL[where](Evil(mark)), path)
     else:
         path = hf_folder(tmp_path/'hf', 'pytorch_model.bin')
         torch.save({'weight': Evil(mark)}, path/'pytorch_model.bin')

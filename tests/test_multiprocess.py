@@ -132,12 +132,11 @@ def test_another_number_of_processes_goes_on(pair, parts, tmp_path):
     check_same(weights(tmp_path/'whole'), weights(tmp_path/'broken'), load_file(parts/'student'/'model.safetensors'))
 
 def test_taken_off_by_a_batch_system(job, tmp_path):
-    """submitit's local executor stands in for Slurm, with two processes. It wants its machines back: the job is
-    submitted again, goes on, and ends with the weights of two processes here."""
-    stage = {'fit.updates': 12, 'fit.max_frames': 90, 'fit.batches': 2}
-    run = Run(devices=2, launcher='slurm', slurm=dict(cluster='local', hours=1, gpus=0), checkpoint_every=1)
-    taken = replace(job('distill', tmp_path/'taken', stage), run=run)
-    here = job('distill', tmp_path/'here', stage, devices=2)
+    """submitit's local executor stands in for Slurm. It wants its machine back: the job is submitted again, goes on,
+    and ends with the weights of a training here."""
+    stage = {'fit.updates': 12, 'fit.max_frames': 90}
+    run = Run(launcher='slurm', slurm=dict(cluster='local', hours=1, gpus=0), checkpoint_every=1)
+    taken, here = replace(job('distill', tmp_path/'taken', stage), run=run), job('distill', tmp_path/'here', stage)
     taken.save(tmp_path/'taken'/'job.json')
     submitted = submit(taken)
     while not (tmp_path/'taken'/'last.ckpt').exists():
@@ -146,6 +145,6 @@ def test_taken_off_by_a_batch_system(job, tmp_path):
     for task in psutil.Process(submitted._process.pid).children(): task.send_signal(signal.SIGUSR2)
     submitted.results()
     assert finished(taken)['resumed'] and list((tmp_path/'taken'/'slurm').glob('*_log.out'))
-    launch_together(here)
+    launch(here)
     a, b = weights(tmp_path/'taken'), weights(tmp_path/'here')
     assert all(torch.equal(a[k], b[k]) for k in b)

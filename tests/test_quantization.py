@@ -13,6 +13,7 @@ from avcomp.compress.quantization import Quantize
 from avcomp.compress.codebooks import kmeans_1d, quantizable, quantize_
 from avcomp.changes import change
 from avcomp.core import FAMILIES
+from avcomp.models.armhubert import armhubert_config
 from avcomp.models.avhubert import AVHubert, avhubert_config
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.models.checkpoints import load_model, save_model
@@ -33,6 +34,10 @@ def waveform(size):
     config = hubert_config(size, **SOUND)
     return config.model_cls(config)
 
+def thin(size, **kwargs):
+    config = armhubert_config(size, **SOUND | dict(conv_dims=(8,)*9, project=True) | kwargs)
+    return config.model_cls(config)
+
 MODELS = {
     'avhubert': lambda: AVHubert(avhubert_config('tiny', **AV)),
     'avhubert_s2s': lambda: AVHubertS2S(avhubert_s2s_config('tiny', avhubert_config('tiny', **AV), ctc=True)),
@@ -40,6 +45,8 @@ MODELS = {
     'wav2vec2': lambda: waveform('wav2vec2_tiny'),
     'wavlm': lambda: waveform('wavlm_tiny'),
     'vsr': lambda: VSR(vsr_config('tiny', **LIPS)),
+    'armhubert': lambda: thin('armhubert_tiny', own_maps=(True, False)),
+    'starhubert': lambda: thin('starhubert_tiny'),
 }
 T = 5
 CLIPS = {'audio': torch.randn(2, T, 104), 'video': torch.randn(2, T, 88, 88), 'wav': torch.randn(2, 400 + 320*(T - 1)),

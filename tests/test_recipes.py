@@ -296,13 +296,14 @@ def prune(work, lips, out, **kwargs):
 def test_sparse_vsr(work, lips):
     "Methods, a pattern, another point to go back to, and a model trained in noise; each is as sparse as it says."
     out = work/'sparse_vsr'
-    parameters = prune(work, lips, out, methods=['naive', 'lth'], rewind_epochs=[40], patterns=['2:4'])
+    parameters = prune(work, lips, out, methods=['naive', 'lth'], rewind_epochs=[40], patterns=['2:4'],
+                       curriculum=True)
     report = execute('sparse_vsr', out, **parameters)
     models, jobs = {m['model']: m for m in report['measured']['models']}, report['jobs']
     sparse = ['naive 50 %', 'LTH 50 %', 'LTH, back to 40 50 %', 'iterative LRR 50 %, in noise']
     assert list(models) == list(report['wer']) == ['dense', *sparse[:3], 'LRR, 2:4 50 %', 'dense, in noise', sparse[3]]
     assert {n: j['updates'] for n, j in jobs.items() if n != 'noisy_iterative_lrr_50'} == {
-        'dense': 6, 'naive_50': 0, 'lth_50': 6, 'lth_from_40_50': 6, 'lrr_2of4_50': 6, 'noisy_dense': 6}
+        'curriculum': 6, 'dense': 6, 'naive_50': 0, 'lth_50': 6, 'lth_from_40_50': 6, 'lrr_2of4_50': 6, 'noisy_dense': 6}
     ranked = sum(report['compression']['weights'].values())
     for name in sparse:
         assert models['dense']['params'] - models[name]['params'] == round(ranked/2)

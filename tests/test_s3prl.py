@@ -9,14 +9,17 @@ from avcomp.compress.l1 import l1_masks
 from avcomp.compress.pruning import cut_
 from avcomp.core import FAMILIES
 from avcomp.evaluate.s3prl import write_s3prl
+from avcomp.models.armhubert import armhubert_config
 from avcomp.models.hubert import hubert_config
 from avcomp.models.checkpoints import load_model, save_model
 
 RATE = 16000
 
-def make(name, **kwargs):
+def thin(name): return made(armhubert_config(name, conv_dims=(8,)*8 + (96,)))
+def make(name, **kwargs): return made(hubert_config(name, **kwargs))
+
+def made(config):
     torch.manual_seed(0)
-    config = hubert_config(name, **kwargs)
     model = FAMILIES[config.family][1](config).eval()
     with torch.no_grad():    # layers that do something, so that their states differ
         for p in model.encoder.layers.parameters():
@@ -39,6 +42,8 @@ MODELS = {
     'normalising': lambda: make('hubert_tiny', normalize_wav=True, conv_norm='layer', norm_first=True),
     'pruned hubert': lambda: pruned('hubert_tiny'),
     'pruned wavlm': lambda: pruned('wavlm_tiny'),
+    'armhubert': lambda: thin('armhubert_tiny'),
+    'starhubert': lambda: thin('starhubert_tiny'),
 }
 
 class Hub:
@@ -83,6 +88,9 @@ def case(request, tmp_path):
     assert hub.options() == [name]
     return model, getattr(hub, name)(ckpt=None, model_config=None, refresh=False)
 
+def width(model): return 96 if model.family == 'starhubert' else 128
+def count(model): return model.config.num_layers + (model.family not in ('armhubert', 'starhubert'))
+
 def clips(*lengths):
     rng = torch.Generator().manual_seed(1)
     return [0.1*torch.randn(n, generator=rng) for n in lengths]
@@ -94,22 +102,23 @@ def test_states_are_those_of_the_model(case):
     assert upstream.get_downsample_rates('hidden_states') == 320
     wavs = clips(16000, 7000, 23456)
     result = upstream(wavs)
-    assert len(result['hidden_states']) == model.config.num_layers + 1
-    assert {tuple(s.shape) for s in result['hidden_states']} == {(3, model.num_frames(23456), 128)}
+    assert {tuple(s.shape) for s in result['hidden_states']} == {(3, model.num_frames(23456), width(model))}
     for i, w in enumerate(wavs):    # padded in a batch or alone, through S3PRL or not
-        alone = model(w[None])
+        out = model(w[None])
+        states = out.projections or out.hidden_states[model.first_state:]
+        last = states[-1] if out.projections else out.last
+        assert len(states) == count(model)
         single = upstream([w])['hidden_states']
-        for state, own, only in zip(result['hidden_states'], alone.hidden_states, single, strict=True):
+        for state, own, only in zip(result['hidden_states'], states, single, strict=True):
             torch.testing.assert_close(state[i, :own.shape[1]], own[0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(only, own, atol=0, rtol=0)
-        last = result['last_hidden_state'][i, :alone.last.shape[1]]
-        torch.testing.assert_close(last, alone.last[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result['last_hidden_state'][i, :last.shape[1]], last[0], atol=1e-5, rtol=1e-5)
 
 @pytest.mark.parametrize('normalize', [False, True])
 def test_featurizer(case, normalize):
     model, upstream = case
     featurizer = Featurizer(upstream, normalize=normalize)
-    assert featurizer.output_dim == 128 and len(featurizer.weights) == model.config.num_layers + 1
+    assert featurizer.output_dim == width(model) and len(featurizer.weights) == count(model)
     for lengths in ((16000, 7000, 23456), (48000,), (16000, 15999, 16001)):
         wavs = clips(*lengths)
         with torch.no_grad(): result = upstream(wavs)

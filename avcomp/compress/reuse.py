@@ -94,12 +94,13 @@ def reuse_(
     "Let layers read by the attention map of an earlier one, in place and optimizer-safe (Jang et al. 2023, 2.2)."
     check_takes_maps(check_float(model, 'reuse of attention maps'))
     bare, before = model.bare, (count_params(model), count_macs(model))
-    config = replace(bare.config, own_maps=own_pattern(pattern, len(bare.transformer.layers)))
-    check_pattern(bare, config.own_maps)
+    own = own_pattern(pattern, len(bare.transformer.layers))
+    check_pattern(bare, own)
+    config = replace(bare.config, own_maps=() if all(own) else own)
     want = unfilled_model(type(bare), config).state_dict()
     rebuild_(bare, config, reused_state(bare.state_dict(keep_vars=True), want))
     after = count_params(model), count_macs(model)
-    return ReuseReport(config.own_maps, *zip(before, after))
+    return ReuseReport(own, *zip(before, after))
 
 # %% ../../nbs/compress/07_reuse.ipynb #114d9094
 @kind('reuse')

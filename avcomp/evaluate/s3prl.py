@@ -33,11 +33,12 @@ class UpstreamExpert(nn.Module):
 
     def forward(self,
         wavs,   # list of float tensors (N,) at 16 kHz, on the device of the model
-    )->dict[str, torch.Tensor|tuple]:   # 'hidden_states', L+1 tensors (B, T, D), and 'last_hidden_state' (B, T, D)
-        "Encode a list of clips."
+    )->dict[str, torch.Tensor|tuple]:   # 'hidden_states', tensors (B, T, D) of one shape, and 'last_hidden_state'
+        "Encode a list of clips; a model with heads for its layers hands on what they say."
         lengths = torch.tensor([len(w) for w in wavs], device=wavs[0].device)
         out = self.model.encode(nn.utils.rnn.pad_sequence(wavs, batch_first=True), lengths)
-        return dict(hidden_states=tuple(out.hidden_states), last_hidden_state=out.last)
+        if out.projections: return dict(hidden_states=tuple(out.projections), last_hidden_state=out.projections[-1])
+        return dict(hidden_states=tuple(out.hidden_states[self.model.first_state:]), last_hidden_state=out.last)
 
 # %% ../../nbs/evaluate/05_s3prl.ipynb #ed003837
 HUBCONF = '''"""S3PRL upstream {name}: {summary}. Made by avcomp, which it needs.

@@ -69,12 +69,7 @@ class Heads(nn.Module):
         heads = {name: y.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for name, y in done.items()}
         return [heads[self.projection(letter)] for letter in letters]
 
-    def unite(self,
-        y:Tensor,           # (B, H, T, d) what each head has read
-    )->Tensor:              # (B, T, D)
-        "Sum the heads."
-        return self.out_proj(self.head_gate(y).transpose(1, 2).flatten(2))
-
+    def unite(self, y): return self.out_proj(self.head_gate(y).transpose(1, 2).flatten(2))   # (B, H, T, d) -> (B, T, D)
     def position_dims(self, name, heads, present): return ()   # what relative positions add to `attention_dims`
     def part_dims(self, name, dim, present): return attention_dims(self, name, dim, present)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..core import Dim, GatePoint, Product, Weight
-from .attention import Attention, attention_dims
+from .attention import Attention
 from .contract import linear_dims, norm_dims, per_frame
 from .resnet import BATCH_NORM, conv_bn
 

@@ -80,6 +80,7 @@ class Model(nn.Module):
     "Base of every model: what others may ask it."
     inputs:tuple[str, ...] = ()             # entries of a batch that a forward pass takes
     frame_rate:int = 25                     # frames of the encoder per second
+    first_state:int = 0                     # of the hidden states that it offers to tasks that come after it
     vocab:Vocab|None = None                 # ids of the text it writes; None = it can never write
     search:Search|None = None               # how it looks for texts; None = it can never write
     tokenizer_proto:bytes|None = None       # serialized SentencePiece model; saved and loaded with the weights
@@ -117,12 +118,6 @@ class Model(nn.Module):
     )->int|Tensor:            # frames of the encoder, of the same kind
         "Frames that the encoder makes of clips."
         return lengths
-
-    def features(self,
-        out:Output,               # what the model made of clips
-    )->tuple[list[Tensor], Tensor]:   # of one shape (B, T, E); and the last
-        "What it offers to tasks that come after it."
-        return out.hidden_states, out.last
 
 # %% ../../nbs/models/00_contract.ipynb #f82ae9b7
 @contextmanager
@@ -237,8 +232,8 @@ DROPS = ('dropout', 'attention_dropout', 'activation_dropout', 'input_dropout', 
     'decoder_dropout', 'decoder_attention_dropout', 'decoder_activation_dropout')
 COUNTS = ('num_layers', 'head_dim', 'vocab_size', 'decoder_layers', 'int8_from')   # 0 has a meaning there
 WIDTHS = ('embed_dim', 'ffn_dim', 'num_heads', 'audio_dim', 'video_widths', 'pos_kernel', 'pos_groups', 'num_classes',
-    'final_dim', 'target_dim', 'conv_kernel', 'decoder_ffn_dim', 'decoder_heads', 'wav_widths', 'conv_dims', 'conv_kernels',
-    'conv_strides', 'num_buckets', 'max_distance')
+    'final_dim', 'target_dim', 'conv_kernel', 'decoder_ffn_dim', 'decoder_heads', 'wav_widths', 'conv_dims',
+    'conv_kernels', 'conv_strides', 'num_buckets', 'max_distance')
 RANGES = (   # fields, type of their values or entries, test, what the message says
     (DROPS, Real, lambda v: 0 <= v < 1, 'a number in [0, 1)'),
     (('frontend_grad',), Real, lambda v: 0 <= v <= 1, 'a number in [0, 1]'),

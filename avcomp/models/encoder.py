@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gelu', 'scale_grad', 'check_groups', 'PosConv', 'LayerWeights', 'attention_branch_dims', 'feed_forward_dims',
-           'whole_map', 'EncoderLayer', 'skip_layer', 'Positions', 'Encoder']
+           'whole_map', 'EncoderLayer', 'skip_layer', 'Positions', 'EncoderWeights', 'Encoder']
 
 # %% ../../nbs/models/03_encoder.ipynb #477a31a6
 from collections.abc import Callable
@@ -102,9 +102,7 @@ class LayerWeights(nn.Module):
                 nn.init.zeros_(m.bias)
 
     @property
-    def attention(self)->nn.Module|None:
-        "What looks at other frames; None = removed."
-        return self.self_attn
+    def attention(self)->nn.Module|None: return self.self_attn   # None = removed
 
     def dims(self):
         def norm(name, branch): return norm_dims(name, present=branch if self.norm_first else None)
@@ -202,8 +200,8 @@ class Positions(nn.Module):
         return F.dropout(x if self.norm_first else self.norm(x), self.dropout, self.training)
 
 # %% ../../nbs/models/03_encoder.ipynb #26aa12f9
-class Encoder(Positions):
-    "Positional convolution and a stack of layers (Baevski et al. 2020, section 2)."
+class EncoderWeights(Positions):
+    "The layers of an encoder and what comes before them."
     def __init__(self,
         num_layers:int,           # L
         embed_dim:int,            # D
@@ -229,6 +227,9 @@ class Encoder(Positions):
         self.layers = nn.ModuleList(layer(i, owner) for i, owner in enumerate(map_owners(own_maps, num_layers)))
         lend_maps_(self.layers)
 
+# %% ../../nbs/models/03_encoder.ipynb #ef913fda
+class Encoder(EncoderWeights):
+    "Positional convolution and a stack of layers (Baevski et al. 2020, section 2)."
     def forward(self,
         x:Tensor,                         # (B, T, D)
         padding_mask:Tensor|None=None,    # (B, T) bool, True where padded; None = nothing padded

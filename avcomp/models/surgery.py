@@ -77,9 +77,8 @@ def first_layers(
     check_bare(model)
     L = model.config.num_layers
     if not 1 <= n <= L: raise ValueError(f"the model has {L} layers, so between 1 and {L} can be kept; got {n}")
-    fewer = {k: v for k, v in vars(model.config).items() if k == 'own_maps'}
-    shallow = reinitialised(model, num_layers=n, **{k: own[:n] for k, own in fewer.items()})
-    state = model.state_dict()
+    own = {'own_maps': model.config.own_maps[:n]} if has_field(model.config, 'own_maps') else {}
+    shallow, state = reinitialised(model, num_layers=n, **own), model.state_dict()
     shallow.load_state_dict({k: state[k] for k in shallow.state_dict()})
     return shallow.eval()
 

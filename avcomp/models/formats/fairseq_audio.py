@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUDIO_NAMES', 'LAYER_NORM', 'AUDIO_SETTINGS', 'WAVLM_SETTINGS', 'AUDIO_ONLY', 'FINAL_DROPOUT', 'CONV_LAYERS',
-           'WAV2VEC2_UNUSED', 'HUBERT_HEAD', 'read_conv_layers', 'read_fairseq_audio']
+           'WAV2VEC2_UNUSED', 'HUBERT_HEAD', 'read_conv_layers', 'conv_fields', 'read_fairseq_audio']
 
 # %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #4cd404b4
 import re
@@ -60,7 +60,9 @@ def read_conv_layers(
     return tuple(blocks)
 
 # %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #33668196
-def _conv_fields(given):
+def conv_fields(
+    given:dict,   # settings of the model
+)->dict[str, object]:   # our fields
     "Fields of the front-end."
     rows = dict(mode=('extractor_mode', 'default'), formula=('conv_feature_layers', CONV_LAYERS))
     mode, formula = settings(given, rows).values()
@@ -89,7 +91,7 @@ def _family(given):
 
 def _config(given, inner, regular, state):
     "The config: shape by the settings of the pre-training, regularisation by those of the last training."
-    family, conv = _family(inner), _conv_fields(inner)
+    family, conv = _family(inner), conv_fields(inner)
     shape = settings(inner, AUDIO_SETTINGS | (WAVLM_SETTINGS if family == 'wavlm' else {}), AUDIO_ONLY)
     head_dim = measured_head_dim(state, shape['embed_dim'], shape['num_heads'])
     normal = given.get('normalize')
@@ -121,7 +123,7 @@ def read_fairseq_audio(
     tuned = isinstance(given.get('w2v_args'), dict)
     inner = fairseq_settings({'cfg': given['w2v_args']}) if tuned else given
     root = 'w2v_encoder.w2v_model.' if tuned else ''
-    table = AUDIO_NAMES | (LAYER_NORM if _conv_fields(inner)['conv_norm'] == 'layer' else {})
+    table = AUDIO_NAMES | (LAYER_NORM if conv_fields(inner)['conv_norm'] == 'layer' else {})
     if tuned: table = below(table, root[:-1]) | {'ctc_head': 'w2v_encoder.proj'}
     found = translate(tensors, table, _unused(_family(inner), tensors, root))
     config = _config(given, inner, (FINE_TUNED if tuned else FAIRSEQ_REGULAR) | FINAL_DROPOUT, found['state'])

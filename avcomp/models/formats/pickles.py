@@ -23,7 +23,7 @@ class Inert:
     def __init__(self, *args): pass
     def __setstate__(self, state): self.state = state
 
-INERT = 'argparse', 'fairseq', 'numpy', 'omegaconf', 'sentencepiece', 'typing'   # packages
+INERT = 'argparse', 'fairseq', 'numpy', 'omegaconf', 's3prl', 'sentencepiece', 'typing'   # packages
 
 # %% ../../../nbs/models/formats/02_pickles.ipynb #ec37b6a3
 def _tensor(storage, offset, size, stride, *_):
