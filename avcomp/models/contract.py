@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'DRAWING', 'STREAMS', 'INPUTS', 'DROPS', 'COUNTS', 'WIDTHS', 'RANGES', 'Output', 'Search', 'Hypothesis',
-           'Model', 'empty_weights', 'Undrawn', 'unfilled_model', 'float_weight', 'check_float', 'choose_streams',
-           'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
+           'Facts', 'Model', 'empty_weights', 'Undrawn', 'unfilled_model', 'float_weight', 'check_float',
+           'choose_streams', 'batch_inputs', 'per_frame', 'linear_dims', 'norm_dims', 'sizes_below', 'check_ranges']
 
 # %% ../../nbs/models/00_contract.ipynb #031d5805
 import warnings
@@ -75,9 +75,9 @@ class Hypothesis:
 # %% ../../nbs/models/00_contract.ipynb #ba9735c1
 HEADS = 'decoder', 'ctc_head'   # what writes text, by the name of the attribute
 
-# %% ../../nbs/models/00_contract.ipynb #0825755d
-class Model(nn.Module):
-    "Base of every model: what others may ask it."
+# %% ../../nbs/models/00_contract.ipynb #fac7500a
+class Facts(nn.Module):
+    "What a family, or a model of it, states of itself."
     inputs:tuple[str, ...] = ()             # entries of a batch that a forward pass takes
     frame_rate:int = 25                     # frames of the encoder per second
     first_state:int = 0                     # of the hidden states that it offers to tasks that come after it
@@ -89,6 +89,9 @@ class Model(nn.Module):
     projection_dim:int = 0                  # width of the `projections` in its outputs; 0 = it has no such heads
     hides:str = ''                          # how it reads with holes: an argument of `forward`, or 'inputs'; '' = not
 
+# %% ../../nbs/models/00_contract.ipynb #0825755d
+class Model(Facts):
+    "Base of every model: what others may ask it."
     @property
     def heads(self)->dict[str, nn.Module]:
         "What it writes text with: 'decoder', 'ctc_head', both, or nothing."
