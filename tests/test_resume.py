@@ -2,6 +2,9 @@
 import os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from avcomp.distill.gram import Gram
+from avcomp.distill.masked import Masked
+from avcomp.distill.spans import Spans
 from avcomp.train.engine import finished, run
 from avcomp.train.progress import Keeper, resume_point
 from readme import root
@@ -41,10 +44,12 @@ def kill_after_two_checkpoints(job, reach, forked):
 
 NOISY = {'task.modality_dropout': 0.3, 'views.noise.prob': 0.5}
 SOUND = {'views.noise.prob': 0.5}
+HOLES = {'task.terms': (Masked(spans=Spans(0.5, 4), drawn=1), Gram(scale='dim'))}   # spans and layers are drawn
 
 @pytest.mark.parametrize('name, changes, forked', [
     ('pruning', NOISY, False), ('finetune', NOISY, True), ('smoke_audio pruning', SOUND, True),
-    ('smoke_audio finetune', SOUND, True), ('smoke_sparse_vsr_tiny dense', {}, True)])
+    ('smoke_audio finetune', SOUND, True), ('smoke_armhubert distill', SOUND | HOLES, True),
+    ('smoke_sparse_vsr_tiny dense', {}, True)])
 def test_killed_and_resumed(job, tmp_path, name, changes, forked):
     settings = dict(stage=changes | {'fit.updates': 18, 'fit.max_frames': 90}, checkpoint_every=3, seed=1)
     whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))

@@ -19,6 +19,7 @@ LIPS = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), d
 MODELS = {   # preset -> student, teacher, streams, tokenizer
     'smoke': ('student', 'teacher', ('audio', 'video'), 'tokenizer.model'),
     'smoke_audio': ('listener', 'listener', ('wav',), 'tokenizer.model'),
+    'smoke_armhubert': ('listener', 'listener', ('wav',), 'tokenizer.model'),
     'smoke_sparse_vsr_tiny': ('reader', 'reader', ('video',), 'units.model'),
 }
 
@@ -46,8 +47,9 @@ def small_fields(stage, teacher, tokenizer):
     "What of a smoke stage has to fit the toy encoders, by dotted names."
     if stage.task.kind == 'finetune': return {'task.tokenizer': str(tokenizer), 'task.decoder': 'tiny'}
     gates = any(m.kind == 'gates' for m in stage.methods)
-    layers = {'task.teacher': str(teacher), 'task.terms.layers.groups': ((0,), (1, 2))}
-    return layers | ({'methods.gates.target': 0.4, 'methods.gates.multiples': ()} if gates else {})
+    layers = any(t.kind == 'layers' for t in stage.task.terms)
+    found = {'task.teacher': str(teacher)} | ({'task.terms.layers.groups': ((0,), (1, 2))} if layers else {})
+    return found | ({'methods.gates.target': 0.4, 'methods.gates.multiples': ()} if gates else {})
 
 @pytest.fixture
 def job(corpus, parts):
