@@ -217,8 +217,9 @@ class FinetuneTraining(Training):
 
     def encode(self, inputs:dict, masks:dict):
         "Encode a batch; a frozen encoder takes no gradients, and is in eval mode."
-        self.model.train(self.training and not self.frozen)
-        for head in self.model.heads.values(): head.train(self.training)
+        if self.stage.task.freeze_updates:
+            self.model.train(self.training and not self.frozen)
+            for head in self.model.heads.values(): head.train(self.training)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.model.encode(**inputs, **masks)
 

@@ -78,8 +78,7 @@ def tiny(
 )->Stage:          # the tiny stage
     "A published stage in the size of a laptop."
     fields = {'fit.unit': 'update', 'fit.max_frames': 200, 'fit.batches': 1, 'fit.sync_batchnorm': False,
-              'task.regularisation': Regularisation(), 'task.ctc_weight': 0.3, 'task.decoder_weight': 0.7,
-              'views.time_mask': None}
+              'task.regularisation': Regularisation(), 'views.time_mask': None}
     lr = {'finetune': 2e-4, 'curriculum': 1e-3}.get(name, 2e-3)
     return stretched(stage, LENGTHS[name], fields | {'fit.optimizer.lr': lr})
 
