@@ -263,6 +263,7 @@ PRESETS = {'dp_avhubert_base': 'smoke', 'dphubert_base': 'smoke_audio'}
 LESS = {'devices': '1', 'num_workers': '0'}         # of what is given
 SMALLER = {'target_sparsity': '0.3', 'beam_size': '1', 'at_once': '1'}   # of recipes that train, where nothing is given
 FEW = '{baselines: [], noises: [babble], snrs: [0]}'
+UNPROBED = {'dphubert': ['-y', '{probe_clips: []}']}     # tests/test_recipes.py probes
 AXES = re.compile(r'\[([\d.]+), [\d., ]+\]')         # of a grid: values, of which the first is taken
 KEPT = 'subset', 'min_frames', 'max_frames', 'transcribed'   # parameters that no stand-in changes
 REPORT = """import json
@@ -296,7 +297,7 @@ def in_small(words, world):
         if option == '-p' and name in LESS: words[i + 2] = LESS[name]
     if Path(words[1]).stem == 'grid': return [AXES.sub(r'[\1]', w) for w in words]
     more = [w for name, value in SMALLER.items() if name not in words for w in ('-p', name, value)]
-    return [*words, *more, '-y', FEW]
+    return [*words, *more, '-y', FEW, *UNPROBED.get(Path(words[1]).stem, [])]
 
 
 def lay_out(folder, world, toy):

@@ -62,9 +62,9 @@ def printed(folder, name): return ''.join(''.join(o['text']) for o in outputs(fo
 
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):
-    "A corpus and a teacher, made by the teacher's own recipe in a kernel of its own; the kernels after it are forked."
-    work = once(tmp_path_factory, 'recipes', make_teacher)
-    with patch('jupyter_client.provisioning.local_provisioner.launch_kernel', launch_kernel): yield work
+    "A corpus and a teacher, made by the teacher's own recipe."
+    with patch('jupyter_client.provisioning.local_provisioner.launch_kernel', launch_kernel):
+        yield once(tmp_path_factory, 'recipes', make_teacher)
 
 
 def make_teacher(work):
@@ -119,6 +119,7 @@ def test_dp_avhubert(work, experiment):
     out = work/experiment.replace('+', '_')
     parameters = small(work, out) | dict(experiment=experiment)
     if experiment == 'pruning': parameters['baselines'] = ['scratch', 'l1', 'l1-macs', 'l1+distil']
+    if 'merging' in experiment: parameters['modalities'] = ['av']
     if experiment == 'distil-only':
         parameters['data_folder'] = str(without_noise(work/'teacher'/'corpus', out/'corpus'))
     report = execute('dp_avhubert', out, **parameters)
@@ -296,14 +297,13 @@ def prune(work, lips, out, **kwargs):
 def test_sparse_vsr(work, lips):
     "Methods, a pattern, another point to go back to, and a model trained in noise; each is as sparse as it says."
     out = work/'sparse_vsr'
-    parameters = prune(work, lips, out, methods=['naive', 'lth'], rewind_epochs=[40], patterns=['2:4'],
-                       curriculum=True)
+    parameters = prune(work, lips, out, methods=['naive', 'lth'], rewind_epochs=[40], patterns=['2:4'])
     report = execute('sparse_vsr', out, **parameters)
     models, jobs = {m['model']: m for m in report['measured']['models']}, report['jobs']
     sparse = ['naive 50 %', 'LTH 50 %', 'LTH, back to 40 50 %', 'iterative LRR 50 %, in noise']
     assert list(models) == list(report['wer']) == ['dense', *sparse[:3], 'LRR, 2:4 50 %', 'dense, in noise', sparse[3]]
     assert {n: j['updates'] for n, j in jobs.items() if n != 'noisy_iterative_lrr_50'} == {
-        'curriculum': 6, 'dense': 6, 'naive_50': 0, 'lth_50': 6, 'lth_from_40_50': 6, 'lrr_2of4_50': 6,
+        'dense': 6, 'naive_50': 0, 'lth_50': 6, 'lth_from_40_50': 6, 'lrr_2of4_50': 6,
         'noisy_dense': 6}
     ranked = sum(report['compression']['weights'].values())
     for name in sparse:
