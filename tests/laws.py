@@ -1,4 +1,5 @@
 "What the tests of the laws of compression share, for any model: see DESIGN.md."
+from copy import deepcopy
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +21,18 @@ def multiplications(model, *inputs):
     "PyTorch's own count."
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH): model(*inputs)
     return counter.get_total_flops()//2
+
+def check_open_gates(dense, units, run, flops, frames):
+    "Open gates change no output and no size; nor does taking them off."
+    gated = deepcopy(dense)
+    gates = gate_(gated, units)
+    set_logits(gates, lambda p: torch.full_like(p, 100.))
+    close(run(gated), run(dense))
+    assert gates.expected_params().item() == numel(dense) == count_params(dense) == count_params(gated)
+    assert gates.expected_macs(frames).item() == count_macs(dense, frames) == flops(dense)
+    assert gates.sparsity().item() == 0
+    prune_(gated, gates)
+    close(run(gated), run(dense))
 
 def check_rounds(model, units, logits, run, flops, frames, folder):
     """Gate, slice, save, load, and again: the sliced model is the gated one, and as large and costly as computed.

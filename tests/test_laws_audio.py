@@ -1,11 +1,11 @@
 "The laws of compression for every waveform encoder and every unit: see DESIGN.md."
 from copy import deepcopy
 import pytest, torch
-from avcomp.compress.dims import count_macs, count_params, size_polynomial
+from avcomp.compress.dims import count_params, size_polynomial
 from avcomp.compress.gates import gate_
 from avcomp.compress.pruning import prune_
 from avcomp.models.hubert import hubert_config
-from laws import check_merging, check_rounds, close, multiplications, numel, set_logits
+from laws import check_merging, check_open_gates, check_rounds, close, multiplications, numel, set_logits
 
 LARGE = dict(conv_norm='layer', conv_bias=True, norm_first=True, normalize_wav=True)
 CHANNELS = 10, 12, 8, 8, 8, 14, 16
@@ -61,16 +61,7 @@ def flops(model): return multiplications(model, WAV[:1])
 
 @pytest.mark.parametrize('name', MODELS)
 def test_open_gates_change_nothing(name):
-    dense = build(name)
-    gated = deepcopy(dense)
-    gates = gate_(gated, UNITS[-1])
-    set_logits(gates, lambda p: torch.full_like(p, 100.))
-    close(run(gated), run(dense))
-    assert gates.expected_params().item() == numel(dense) == count_params(gated)
-    assert gates.expected_macs(FRAMES).item() == count_macs(dense, FRAMES) == flops(dense)
-    assert gates.sparsity().item() == 0
-    prune_(gated, gates)
-    close(run(gated), run(dense))
+    check_open_gates(build(name), UNITS[-1], run, flops, FRAMES)
 
 
 CASES = [(name, units) for i, name in enumerate(MODELS) for units in UNITS[0 if i < 6 else -2:]]

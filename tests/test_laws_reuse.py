@@ -1,6 +1,5 @@
 "The laws of compression for models of every family whose layers reuse attention maps: see DESIGN.md."
-import json, os, signal
-from copy import deepcopy
+import json
 from dataclasses import replace
 import pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,9 +18,9 @@ from avcomp.models.hubert import hubert_config
 from avcomp.models.vsr import vsr_config
 from avcomp.settings import digest, from_data, to_data
 from avcomp.train.engine import finished, run as train
-from avcomp.train.progress import Keeper, resume_point
-from laws import check_merging, check_rounds, close, multiplications, numel, set_logits
-from toy import corpus, job, parts, weights
+from avcomp.train.progress import resume_point
+from laws import check_merging, check_open_gates, check_rounds, close, multiplications, set_logits
+from toy import corpus, job, parts, stopped_at, weights
 
 WAVE = dict(conv_dims=(6,)*7, embed_dim=48, ffn_dim=20, pos_kernel=8, pos_groups=4)
 SIGHT = dict(embed_dim=48, ffn_dim=20, video_widths=(4, 6, 8, 10))
@@ -102,14 +101,7 @@ def test_open_gates_change_nothing(name):
     if name == 'vsr': saved, macs = saved + 4*d*D + 2*4*d, macs + (2*FRAMES-1)*(4*d*D + FRAMES*4*d)   # its distances
     assert count_params(before) - count_params(model) == 2*saved
     assert count_macs(before, FRAMES) - count_macs(model, FRAMES) == 2*macs
-    gated = deepcopy(model)
-    gates = gate_(gated, UNITS)
-    set_logits(gates, lambda p: torch.full_like(p, 100.))
-    close(run(gated), run(model))
-    assert gates.expected_params().item() == numel(model) == count_params(gated)
-    assert gates.expected_macs(FRAMES).item() == count_macs(model, FRAMES) == flops(model)
-    prune_(gated, gates)
-    close(run(gated), run(model))
+    check_open_gates(model, UNITS, run, flops, FRAMES)
 
 
 CASES = [(name, UNITS, 'random') for name in MODELS]
@@ -242,20 +234,15 @@ def test_configs_of_before_are_written_as_before():
         assert config_from_json(config_to_json(reusing)) == reusing and digest(reusing) != digest(config)
 
 
-def test_trained_stopped_and_resumed(job, tmp_path, monkeypatch):
+def test_trained_stopped_and_resumed(job, tmp_path):
     "The method in a stage beside gates and merging: what was stopped and resumed ends bit by bit as what ran through."
     plain = job('smoke_audio pruning', tmp_path/'plain')
     gates, = (m for m in plain.stage.methods if m.kind == 'gates')
     methods = Reuse(), replace(gates, multiples=(), target=0.4), Merging('QK', step=2)
     settings = {'methods': methods, 'fit.updates': 5}
     def make(name): return job('smoke_audio pruning', tmp_path/name, settings, checkpoint_every=3)
-    stopped, whole, record = make('stopped'), make('whole'), Keeper.record
-    def stop(self, n, *args):
-        record(self, n, *args)
-        if n == 4: os.kill(os.getpid(), signal.SIGTERM)
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Keeper, 'record', stop)
-        train(stopped)
+    stopped, whole = make('stopped'), make('whole')
+    with stopped_at(4): train(stopped)
     assert resume_point(tmp_path/'stopped'/'last.ckpt', stopped.id) == 3
     report = train(stopped)['methods']
     assert train(whole)['methods'] == report and finished(stopped)['resumed']

@@ -1,7 +1,6 @@
 "The laws of compression for lip readers, their twins that hear, and every unit: see DESIGN.md."
-from copy import deepcopy
 import pytest, torch
-from avcomp.compress.dims import collect, count_macs, count_params, size_polynomial
+from avcomp.compress.dims import collect, count_params, size_polynomial
 from avcomp.compress.emptied import cut_emptied_
 from avcomp.compress.gates import gate_
 from avcomp.compress.l1 import l1_masks
@@ -9,7 +8,7 @@ from avcomp.compress.pruning import cut_, prune_
 from avcomp.evaluate.robustness import features_as_video, video_features
 from avcomp.models.contract import unfilled_model
 from avcomp.models.vsr import VSR, VSR_SIZES, vsr_config
-from laws import check_merging, check_rounds, close, multiplications, numel, set_logits
+from laws import check_merging, check_open_gates, check_rounds, close, multiplications, numel, set_logits
 
 MODELS = {
     'sees': {},
@@ -64,16 +63,7 @@ def flops(model): return multiplications(model, clips(model, slice(1)))
 
 @pytest.mark.parametrize('name', MODELS)
 def test_open_gates_change_nothing(name):
-    dense = build(name)
-    gated = deepcopy(dense)
-    gates = gate_(gated, ALL)
-    set_logits(gates, lambda p: torch.full_like(p, 100.))
-    close(run(gated), run(dense))
-    assert gates.expected_params().item() == numel(dense) == count_params(gated)
-    assert gates.expected_macs(FRAMES).item() == count_macs(dense, FRAMES) == flops(dense)
-    assert gates.sparsity().item() == 0
-    prune_(gated, gates)
-    close(run(gated), run(dense))
+    check_open_gates(build(name), ALL, run, flops, FRAMES)
 
 
 CASES = [

@@ -1,9 +1,9 @@
 "Magnitude pruning on every family: masks are exact, stay exact in training, in files, after cutting; see DESIGN.md."
-import math, os, signal
+import math
 from copy import deepcopy
 import pytest, torch
 from laws import close
-from toy import corpus, job, parts, weights
+from toy import corpus, job, parts, stopped_at, weights
 from avcomp import apply_masks_, load_model, magnitude_masks, save_model
 from avcomp.compress.dims import collect, count_params
 from avcomp.compress.emptied import cut_emptied_
@@ -20,7 +20,7 @@ from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.models.hubert import hubert_config
 from avcomp.models.vsr import VSR, vsr_config
 from avcomp.train.engine import finished, run
-from avcomp.train.progress import Keeper, resume_point
+from avcomp.train.progress import resume_point
 from avcomp.train.rewinding import run_method
 
 pytestmark = pytest.mark.filterwarnings('ignore:Initializing zero-element')
@@ -209,18 +209,12 @@ def test_masks_of_another_model():
     assert all(torch.equal(before[k], t) for k, t in a.state_dict().items())
 
 @pytest.mark.parametrize('enforce', [True, False])
-def test_stopped_and_resumed(job, parts, tmp_path, monkeypatch, enforce):
+def test_stopped_and_resumed(job, parts, tmp_path, enforce):
     "A run that was stopped ends as one that was not; its checkpoint carries the masks as bits."
     method = Magnitude(0.6, of=str(parts/'listener'), enforce=enforce, pattern='' if enforce else '2x1')
     stage = {'fit.updates': 4, 'fit.max_frames': 90, 'fit.optimizer.lr': 0.05, 'methods': (method,)}
     stopped, whole = (job('smoke_audio distill', tmp_path/n, stage, checkpoint_every=2) for n in ('stopped', 'whole'))
-    record = Keeper.record
-    def stop(self, n, *args):
-        record(self, n, *args)
-        if n == 3: os.kill(os.getpid(), signal.SIGTERM)
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Keeper, 'record', stop)
-        run(stopped)
+    with stopped_at(3): run(stopped)
     ckpt = tmp_path/'stopped'/'last.ckpt'
     assert finished(stopped) is None and resume_point(ckpt, stopped.id) == 2
     packed = torch.load(ckpt, weights_only=True)['state_dict']['running.0._extra_state']

@@ -1,5 +1,4 @@
 "Codebooks and int8 for every family, after other methods too; training towards codebooks stops and goes on exactly."
-import os, signal
 from copy import deepcopy
 import pytest, torch
 from torch import nn
@@ -20,9 +19,9 @@ from avcomp.models.checkpoints import load_model, save_model
 from avcomp.models.hubert import hubert_config
 from avcomp.models.vsr import VSR, vsr_config
 from avcomp.train.engine import finished, prepare, run
-from avcomp.train.progress import Keeper, resume_point
+from avcomp.train.progress import resume_point
 from laws import numel
-from toy import corpus, job, parts, weights
+from toy import corpus, job, parts, stopped_at, weights
 
 pytestmark = pytest.mark.filterwarnings('ignore:Initializing zero-element')
 WIDTHS = dict(embed_dim=48, ffn_dim=64, num_layers=2)
@@ -135,17 +134,11 @@ def test_kmeans_of_a_large_tensor():
 
 SETTINGS = {'methods': (Quantize(bits=3, every=2, iterations=4),), 'fit.updates': 5}
 
-def test_stopped_and_resumed(job, tmp_path, monkeypatch):
+def test_stopped_and_resumed(job, tmp_path):
     "What was stopped between two steps of the copies ends bit by bit as what ran through."
-    record = Keeper.record
-    def stop(self, n, *args):
-        record(self, n, *args)
-        if n == 4: os.kill(os.getpid(), signal.SIGTERM)
     def make(name): return job('smoke_audio finetune', tmp_path/name, SETTINGS, checkpoint_every=3)
     stopped, whole = make('stopped'), make('whole')
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Keeper, 'record', stop)
-        run(stopped)
+    with stopped_at(4): run(stopped)
     assert resume_point(tmp_path/'stopped'/'last.ckpt', stopped.id) == 3
     report = run(stopped)['methods']['quantize']
     assert run(whole)['methods']['quantize'] == report and finished(stopped)['resumed']

@@ -6,9 +6,9 @@ from avcomp.distill.gram import Gram
 from avcomp.distill.masked import Masked
 from avcomp.distill.spans import Spans
 from avcomp.train.engine import finished, run
-from avcomp.train.progress import Keeper, resume_point
+from avcomp.train.progress import resume_point
 from readme import root
-from toy import corpus, job, parts, weights
+from toy import corpus, job, parts, stopped_at, weights
 from warm import Fork, train
 
 def start(job, forked):
@@ -66,18 +66,12 @@ def test_killed_and_resumed(job, tmp_path, name, changes, forked):
     a, b = weights(tmp_path/'broken'), weights(tmp_path/'whole')
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), done
 
-def test_asked_to_stop(job, tmp_path, monkeypatch):
+def test_asked_to_stop(job, tmp_path):
     "SIGTERM, as batch systems send it, ends training after the update and never passes for done."
-    record = Keeper.record
-    def stop(self, n, *args):
-        record(self, n, *args)
-        if n == 3: os.kill(os.getpid(), signal.SIGTERM)
     four = {'fit.updates': 4}
     stopped, whole = (job('finetune', tmp_path/name, four, checkpoint_every=2) for name in ('stopped', 'whole'))
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Keeper, 'record', stop)
-        run(stopped)
+    with stopped_at(3): run(stopped)
     assert finished(stopped) is None and resume_point(tmp_path/'stopped'/'last.ckpt', stopped.id) == 2
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     run(stopped)

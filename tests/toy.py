@@ -1,4 +1,7 @@
-"What tests of training share: a corpus of a few clips, a toy encoder, and jobs of a few updates."
+"What tests of training share: a corpus of a few clips, a toy encoder, jobs of a few updates, and how one is stopped."
+import os, signal
+from contextlib import contextmanager
+from unittest.mock import patch
 import pytest, torch
 from safetensors.torch import load_file
 from avcomp.data.clips import load_cuts
@@ -12,6 +15,16 @@ from avcomp.models.vsr import VSR, vsr_config
 from avcomp.changes import change
 from avcomp.train.job import Data, Job, Run
 from avcomp.train.presets.table import preset
+from avcomp.train.progress import Keeper
+
+@contextmanager
+def stopped_at(update):
+    "A training in this process gets SIGTERM, as batch systems send it, where this update is recorded, and stops."
+    record = Keeper.record
+    def stop(self, n, *args):
+        record(self, n, *args)
+        if n == update: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), patch.object(Keeper, 'record', stop): yield
 
 AV = dict(num_layers=2, embed_dim=32, ffn_dim=64, video_widths=(4, 8, 8, 8), video_stride=8, pos_groups=4, head='none')
 WAV = dict(num_layers=2, conv_dims=(8,)*7, embed_dim=32, ffn_dim=64, pos_groups=4, mask_emb=True)
