@@ -92,7 +92,7 @@ def foreign_rows(
 def rows_of(
     reports:list[dict],    # finished runs of the recipe `compare`, or of other recipes on the same clips
     modality:str,          # 'av', 'a' or 'v': whose rates
-)->list[dict]:             # for each model and seed: 'label', 'model', 'removed', 'counted', costs, and 'wer' by condition
+)->list[dict]:             # for each model and seed: who it is, costs, and 'wer' by condition
     "The models of some runs; one that is in several is taken once."
     found = {}
     for report in reports:
