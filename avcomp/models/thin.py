@@ -9,7 +9,7 @@ __all__ = ['WIDTHS', 'MULTIPLE', 'narrowed', 'widths_below', 'thin_config']
 import math
 from bisect import bisect
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from ..core import Config
 from .contract import Model, unfilled_model

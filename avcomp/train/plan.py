@@ -60,8 +60,9 @@ class Steps:
 
     def step_of(self,
         model:str|Path,      # folder of this plan or not
-    )->str:                  # the step whose model it is; the path itself where there is none
+    )->str:                  # the step whose model it is, or resembles; the path itself where there is none
         "Who makes a model."
+        model = self.made.get(str(model), model)
         return next((n for n in self.jobs if self.out/n/'model' == Path(model)), str(model))
 
     @property
