@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTED', 'FACTS', 'NUMBERS', 'Size', 'Candidate', 'left_of', 'candidate_rows', 'foreign_rows', 'rows_of',
-           'points_of', 'matched', 'rate_cell', 'compare_table', 'control_claims']
+           'points_of', 'seeds_together', 'matched', 'rate_cell', 'compare_table', 'control_claims']
 
 # %% ../../nbs/evaluate/06e_compare.ipynb #6a002789
 from dataclasses import asdict, dataclass
@@ -59,6 +59,11 @@ class Candidate:
         "Its name, with the seed."
         return self.model if self.seed is None else f'{self.model}, seed {self.seed}'
 
+    @property
+    def folder(self)->str:
+        "The same in names of folders."
+        return self.name.replace(',', '').replace(' %', '').replace(' ', '_')
+
 # %% ../../nbs/evaluate/06e_compare.ipynb #8f8b7966
 def left_of(
     model:Model,           # that is compared
@@ -92,15 +97,16 @@ def foreign_rows(
 def rows_of(
     reports:list[dict],    # finished runs of the recipe `compare`, or of other recipes on the same clips
     modality:str,          # 'av', 'a' or 'v': whose rates
-)->list[dict]:             # for each model and seed: who it is, costs, and 'wer' by condition
+)->list[dict]:             # for each model and seed: who it is, costs, and 'wer' by condition; 'noise' is a mean
     "The models of some runs; one that is in several is taken once."
     found = {}
     for report in reports:
-        told = report['measured'].get('models') if report['recipe'] == 'compare' else foreign_rows(report)
-        for row in told:
-            cost, wer = report['costs'][row['name']], report['wer'][row['name']].get(modality)
-            own = {fact: cost[fact] for fact in FACTS} | dict(wer=wer)
-            if wer: found.setdefault((row['model'], row['seed']), row | own)
+        told, means = report['measured'], report['measured'].get('noise', {})
+        for row in told['models'] if report['recipe'] == 'compare' else foreign_rows(report):
+            name = row['name']
+            costs = {fact: report['costs'][name][fact] for fact in FACTS}
+            wer = report['wer'][name].get(modality, {}) | means.get(name, {})
+            if wer: found.setdefault((row['model'], row['seed']), row | costs | dict(wer=wer))
     return list(found.values())
 
 # %% ../../nbs/evaluate/06e_compare.ipynb #9a5164d0
@@ -110,17 +116,21 @@ def points_of(
     rows:list[dict],   # from `rows_of`
 )->list[dict]:         # the same without 'seed' and 'name', a point for each model; rates of several seeds are lists
     "Seeds put together."
-    groups, points = {}, []
+    groups = {}
     for row in rows: groups.setdefault(row['model'], []).append(row)
-    for group in groups.values():
-        costs = {n: None if group[0][n] is None else float(np.mean([row[n] for row in group])) for n in NUMBERS}
-        def rate(condition):
-            found = [row['wer'][condition] for row in group]
-            return found[0] if len(found) == 1 else [r['value'] for r in found]
-        shared = [c for c in group[0]['wer'] if all(c in row['wer'] for row in group)]
-        same = {k: group[0][k] for k in ('label', 'model', 'removed', 'counted')}
-        points.append(same | costs | dict(seeds=len(group), wer={c: rate(c) for c in shared}))
-    return points
+    return list(map(seeds_together, groups.values()))
+
+def seeds_together(
+    rows:list[dict],       # of one model, a row for each seed
+)->dict[str, object]:      # its point
+    "A model over its seeds."
+    first = rows[0]
+    costs = {n: None if first[n] is None else float(np.mean([row[n] for row in rows])) for n in NUMBERS}
+    shared = [c for c in first['wer'] if all(c in row['wer'] for row in rows)]
+    wers = {c: [row['wer'][c] for row in rows] for c in shared}
+    same = {k: first[k] for k in ('label', 'model', 'removed', 'counted')}
+    rates = {c: found[0] if len(rows) == 1 else [r['value'] for r in found] for c, found in wers.items()}
+    return same | costs | dict(seeds=len(rows), wer=rates)
 
 def matched(
     points:list[dict],   # from `points_of`
