@@ -202,6 +202,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('nbs/recipes/grid.ipynb', '-y '): of_grids,
     ('nbs/recipes/dp_avhubert.ipynb', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('nbs/recipes/dphubert.ipynb', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
+    ('nbs/recipes/compare.ipynb', 'papermill nbs/recipes/compare.ipynb runs/'): taken,
     ('nbs/recipes/robustness.ipynb', 'papermill nbs/recipes/robustness.ipynb runs/'): taken,
     ('nbs/recipes/sparse_vsr.ipynb', 'papermill nbs/recipes/sparse_vsr.ipynb runs/'): taken,
     ('nbs/recipes/grid.ipynb', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,

@@ -347,6 +347,69 @@ def test_sparse_vsr_is_refused(case, work, lips, tmp_path):
     assert [p.name for p in out.iterdir() if p.is_dir()] == []
 
 
+def beside(work, out, **kwargs):
+    "Parameters of a short run of `compare`."
+    return dict(preset='smoke_audio', teacher=str(work/'audio_teacher'/'model'), out=str(out), updates=6, snrs=[0],
+                data_folder=str(work/'teacher'/'corpus'), beam_size=1, at_once=1) | kwargs
+
+
+def test_compare(listeners):
+    "Sizes are what was asked for, budgets are equal, and another run's report joins in."
+    out = listeners/'compare'
+    parameters = beside(listeners, out, methods=['gates', 'arm', 'gates+int8', 'scratch'])
+    report = execute('compare', out, **parameters)
+    names = ['teacher', 'gates 75 %, seed 0', 'ARM 75 %, seed 0', 'gates, int8 75 %, seed 0', 'from scratch 75 %, seed 0']
+    assert list(report['wer']) == list(report['costs']) == names == [m['name'] for m in report['measured']['models']]
+    assert all(abs(report['compression']['params'][name] - 0.75) < 0.01 for name in names[1:])
+    lengths = {n: job['updates'] for n, job in report['jobs'].items()}
+    for m in ('gates', 'arm', 'scratch'): assert sum(u for n, u in lengths.items() if n.startswith(f'seed0/{m}_')) == 6
+    assert {n for n, clips in clips_of(report).items() if clips == 16} == {
+        'seed0/gates_75/pruning', 'seed0/gates_75/distill', 'seed0/arm_75/masked'}
+    points = {p['model']: p for p in report['measured']['points']}
+    assert points['gates, int8 75 %']['bytes'] < points['gates 75 %']['bytes'] < points['teacher']['bytes']
+    assert all(set(p['wer']) == {'clean', 'babble@0', 'noise'} for p in points.values())
+    fewest = min(report['measured']['models'], key=lambda m: m['bytes'])['model']
+    assert report['measured']['fronts']['bytes']['clean'][0] == fewest
+    claims = report['measured']['claims']
+    assert len(claims) == 6 and all(list(found['points']) == ['75 %, seed 0'] for found in claims.values())
+    assert pictures(out, 'compare') == 6
+    other = listeners/'compared'
+    more = beside(listeners, other, methods=['int8'], reports=[str(out/'report.json')])
+    joined = execute('compare', other, **more)['measured']
+    assert [m['name'] for m in joined['models']] == ['teacher', 'int8'] and joined['claims'] == {}
+    assert {p['model'] for p in joined['points']} == {*points, 'int8'}
+
+
+def test_compare_of_sight_and_sound(work):
+    "A teacher that sees and hears; students of as many products."
+    out = work/'compare'
+    parameters = beside(work, out, preset='smoke', teacher=str(work/'teacher'/'model'), methods=['star', 'merging'],
+                        counted=['macs'], sparsities=[0.5])
+    report = execute('compare', out, **parameters)
+    assert list(report['wer']) == ['teacher', 'STaR 50 % of MACs, seed 0', 'merging, seed 0']
+    assert report['measured']['modality'] == 'av' and {m for by in report['wer'].values() for m in by} == {'av'}
+    costs = report['costs']
+    assert 0.45 < costs['STaR 50 % of MACs, seed 0']['macs']/costs['teacher']['macs'] < 0.55
+    assert 0.9 < costs['merging, seed 0']['macs']/costs['teacher']['macs'] < 1
+    check_again('compare', out, parameters, report)
+
+
+COMPARISONS = {   # what is wrong -> parameters, and what is told
+    'method': (dict(methods=['magic']), "no choice 'magic'"),
+    'too small': (dict(sparsities=[0.999], methods=['scratch']), 'thinnest network'),
+    'nothing': (dict(seeds=[]), 'seeds names one or more'),
+}
+
+
+@pytest.mark.parametrize('case', COMPARISONS)
+def test_compare_is_refused(case, listeners, tmp_path):
+    "Before anything is trained."
+    changes, told = COMPARISONS[case]
+    with pytest.raises(papermill.PapermillExecutionError, match=told):
+        execute('compare', tmp_path/'run', **beside(listeners, tmp_path/'run', **changes))
+    assert not (tmp_path/'run'/'seed0').exists()
+
+
 TOY = """import json
 from pathlib import Path
 Path(out).mkdir(parents=True, exist_ok=True)

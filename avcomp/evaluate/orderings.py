@@ -69,6 +69,7 @@ def claims_table(
         found = [seed[claim] for seed in seeds]
         verdicts = [one['verdict'] for by in found for one in by['points'].values()]
         counts = [f'{verdicts.count(v)} of {len(verdicts)}' for v in TOLD]
-        rows.append([claim, mean_difference([by['mean'] for by in found]), *counts, published.get(claim)])
+        said = [published.get(claim)] if published else []
+        rows.append([claim, mean_difference([by['mean'] for by in found]), *counts, *said])
     over = f'points, {len(seeds)} seeds' if len(seeds) > 1 else 'points (95 % interval)'
-    return markdown_table(['claim', over, *TOLD, 'as published'], rows)
+    return markdown_table(['claim', over, *TOLD, *(['as published'] if published else [])], rows)

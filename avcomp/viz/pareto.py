@@ -135,6 +135,7 @@ def pareto_panels(
         names |= {label: mark for mark, label in zip(*ax.get_legend_handles_labels())}
         ax.get_legend().remove()
     for ax in axes[len(costs):]: ax.set_axis_off()
+    fig.suptitle(f'{condition}: left of and below a line there is nothing', fontsize=11)
     fig.legend(names.values(), names, loc='outside lower center', ncols=6, fontsize=8, frameon=False)
     return list(axes[:len(costs)])
 
