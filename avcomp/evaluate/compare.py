@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTED', 'FACTS', 'NUMBERS', 'Size', 'Candidate', 'left_of', 'candidate_rows', 'foreign_rows', 'rows_of',
-           'points_of', 'seeds_together', 'matched', 'rate_cell', 'compare_table', 'control_claims']
+           'points_of', 'seeds_together', 'matched', 'rate_cell', 'compare_table', 'control_claims', 'control_in_words']
 
 # %% ../../nbs/evaluate/06e_compare.ipynb #6a002789
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from ..compress.magnitude import nonzero_masks
 from ..core import check_choices
 from .cost import SECONDS
 from .errors import Errors
-from .intervals import mean_and_spread
+from .intervals import mean_and_spread, points as in_points
 from .orderings import Claims
 from .tables import in_words, markdown_table, percent
 from ..models.checkpoints import save_model
@@ -170,13 +170,25 @@ def control_claims(
     control:str,                # label of what the others are compared with
     modality:str,               # whose errors
     condition:str='clean',      # or 'noise', where that is among the columns
-)->Claims:                      # method -> size and seed -> errors of each clip, minus those of the control
+)->Claims:                      # label -> size and seed -> errors of each clip, minus those of the control
     "That each method beats the control of its size."
     def own(c): return errors.columns[c.name, modality, condition]
     controls = {(c.size, c.seed): own(c) for c in candidates if c.label == control}
     found = {}
     for c in candidates:
         if c.label == control or (c.size, c.seed) not in controls: continue
-        claim, point = f'{c.label} beats training {control}, {condition}', f'{c.size}, seed {c.seed}'
-        found.setdefault(claim, {})[point] = own(c) - controls[c.size, c.seed]
+        found.setdefault(c.label, {})[f'{c.size}, seed {c.seed}'] = own(c) - controls[c.size, c.seed]
     return found
+
+def control_in_words(
+    found:dict,         # what `check_claims` says of them
+    control:str,        # label of what the others are compared with
+    condition:str,      # where
+)->str:                 # a sentence in Markdown
+    "Who beats the control, who does not."
+    by = {}
+    for label, one in found.items(): by.setdefault(one['mean']['verdict'], []).append((label, one['mean']['value']))
+    said = {'holds': '**fewer errors: {}**', 'reversed': 'more errors: {}', 'open': 'no difference can be told: {}'}
+    told = [text.format(', '.join(f'{label} ({in_points(value)})' for label, value in by[verdict]))
+            for verdict, text in said.items() if verdict in by]
+    return f"Beside training {control}, {condition}, in points over all sizes and seeds: {'; '.join(told)}."
