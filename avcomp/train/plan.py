@@ -99,10 +99,11 @@ class Plan(Steps):
 
     def check(self,
         models:dict,         # name -> model folder that is measured in the end
-        **kwargs,            # what is measured: further fields of `Evaluation`
+        **kwargs,            # what is measured: further fields of `Evaluation`; its data are those of the plan
     )->Checked:              # what will be used
         "Look at all that will be done and read; all that is wrong is one error."
-        return check_jobs(self.jobs, self.made, Evaluation(tuple(map(self.step_of, models.values())), **kwargs))
+        fields = dict(data=self.data) | kwargs   # a plan may have no trainings
+        return check_jobs(self.jobs, self.made, Evaluation(tuple(map(self.step_of, models.values())), **fields))
 
     def reports(self,
         at_once:int=1,           # trainings that may run at a time
