@@ -37,6 +37,7 @@ class Way:
 
     def __post_init__(self): check_choices(self, start=STARTS)
 
+# %% ../../../nbs/train/presets/05_compare.ipynb #44fd75ed
 METHODS = {
     'gates': Way('gates', 'DPHuBERT, DP-AVHuBERT: gates close while the student follows',
                  stages=('pruning', 'distill')),
