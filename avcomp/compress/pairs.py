@@ -76,8 +76,9 @@ class Trial:
 class GatesTrial(Trial):
     "Close every third entry, from another one on in every dimension, and slice."
     def begin(self, model, inputs):
-        dims, random = collect(model).dims, torch.Generator().manual_seed(0)
-        self.gates = gate_(model, tuple(dict.fromkeys(d.unit for d in dims.values() if d.size > 1)))
+        table, random = collect(model), torch.Generator().manual_seed(0)
+        dims, rough = table.dims, {table.dims[g.dim].unit for g in table.gates if not g.exact}
+        self.gates = gate_(model, tuple({d.unit: d for d in dims.values() if d.size > 1 and d.unit not in rough}))
         numbers = {}   # of dimensions, unit by unit
         for name, gate in self.gates.gates.items():
             number = numbers[dims[name].unit] = numbers.get(dims[name].unit, -1) + 1
