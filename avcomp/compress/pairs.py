@@ -24,7 +24,7 @@ from .pruning import prune_
 from .reuse import reuse_
 from .sparse_training import Magnitude
 from ..models.checkpoints import load_model, save_model
-from ..models.contract import Model
+from ..models.contract import Model, float_weight
 from ..models.map_reuse import map_owners
 
 # %% ../../nbs/compress/08_pairs.ipynb #50ac26de
@@ -185,6 +185,7 @@ def promises(
 )->dict[str, bool]:  # what was checked -> whether it is so
     "What a model keeps, itself and in its file."
     with tempfile.TemporaryDirectory() as folder: back = load_model(save_model(model, Path(folder)/'model'))
+    back.to(float_weight(model).device)
     same = back.config == model.config and torch.equal(outputs_of(back, inputs), outputs_of(model, inputs))
     kept = {'the file gives back the model': same}
     for name, trial in trials.items():
