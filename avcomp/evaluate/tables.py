@@ -143,7 +143,8 @@ def pairs_table(
     tried:dict,   # model -> its `Pair`s, from `try_pairs` with the same methods
 )->str:           # in Markdown
     "Which methods go together, a row for every two of them in their order."
-    def cell(p): return 'refused' if p.refused else f'{len(p.checks) - len(p.broken)} of {len(p.checks)}'
+    def held(p): return f'{len(p.checks) - len(p.broken)} of {len(p.checks)}'
+    def cell(p): return 'refused' if p.refused and not p.broken else held(p)
     rows = []
     for pairs in zip(*tried.values(), strict=True):
         why = next((p.refused for p in pairs if p.refused), None)
