@@ -6,7 +6,6 @@
 __all__ = ['WAYS', 'frame_relations', 'map_sources', 'clip_relations', 'relation_distances']
 
 # %% ../../nbs/evaluate/06a_relations.ipynb #57fb59d4
-import numpy as np
 import torch
 from ..bars import track
 from ..data.batches import ClipDataset, collate
