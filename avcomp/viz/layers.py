@@ -86,7 +86,7 @@ def plot_by_layer(
     if layer is not None: ax.axvline(layer, color=COLORS[-1], lw=1, ls='-.')
     ends = {name: r[-1] for name, r in results.items() if len(r) == last}
     ax.set(xlim=(0.7, last + 0.3), ylim=(0, None), xlabel='layer', ylabel=fill(label, 30),
-           title=f'After the last layer: {min(ends, key=ends.get)} has the smallest')
+           title=fill(f'Smallest after the last layer: {min(ends, key=ends.get)}', 45))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

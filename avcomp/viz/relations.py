@@ -52,7 +52,7 @@ def plot_frame_matrices(
     "Matrices over the frames of a clip: a row for each model, a column for each layer (STaR, Jang et al. 2024)."
     if way not in NAMES: raise ValueError(f"unknown matrices {way!r}; choose from {list(NAMES)}")
     scale, columns = color_scale(frame_matrices(rows), way), list(dict.fromkeys(c for p in rows.values() for c in p))
-    side = min(2.2, max(1.1, 9/len(columns)))
+    side = min(1.8, max(1., 9/len(columns)))
     fig, axes = plt.subplots(len(rows), len(columns), figsize=(1.6 + side*len(columns), 0.7 + side*len(rows)),
                              layout='constrained', sharex=True, sharey=True, squeeze=False)
     for (name, panels), line in zip(rows.items(), axes):
