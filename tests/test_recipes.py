@@ -209,7 +209,7 @@ def looked_inside(report, names):
 
 
 def test_armhubert(listeners):
-    "Maps are reused, holes guessed, heads taken off before texts are learned; again, nothing is run."
+    "Maps are reused, holes guessed, heads taken off before texts are learned."
     out = listeners/'armhubert'
     parameters = listen(listeners, out, preset='smoke_armhubert', hidden=0.5, baselines=['own-maps'], probe_clips=[])
     report = execute('armhubert', out, **parameters)
@@ -223,7 +223,6 @@ def test_armhubert(listeners):
     assert [load_model(out/p).projection_dim for p in ('s3prl', 'finetune/model')] == [128, 0]
     assert {n for n, clips in clips_of(report).items() if clips == 16} == {'distill', 'own_maps_distill'}
     assert pictures(out, 'armhubert') == 19
-    check_again('armhubert', out, parameters, report)
 
 
 def test_starhubert(listeners):
@@ -243,7 +242,7 @@ def test_starhubert(listeners):
     assert asked == dict(layer_wise=0., intra_layer=1., attention=0., scale='cosine')
     looked_inside(report, names[1:])
     assert updates_of(report, 'scratch') == updates_of(report, 'distill', 'finetune')
-    assert 'teacher_finetune' in report['jobs'] and pictures(out, 'starhubert') == 20
+    assert 'teacher_finetune' in report['jobs'] and pictures(out, 'starhubert') == 19
 
 
 def packed(corpus, folder, *splits):

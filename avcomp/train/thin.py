@@ -88,6 +88,8 @@ def thin_baselines(
     found, stages = {}, thin.stages
     for name in wanted:
         if name not in BESIDE: raise ValueError(f"beside thin students there are {tuple(BESIDE)}, got {name!r}")
+        if name == 'own-maps' and not SIZES[thin.size].own_maps:
+            raise ValueError(f"all layers of {thin.size!r} make their own maps already: leave the baseline 'own-maps' out")
         called, fields = BESIDE[name]
         if name == 'scratch':
             text = from_text_alone(stages['finetune'], sum(stages[s].fit.updates for s in ('distill', 'finetune')))
