@@ -12,6 +12,7 @@ from torch import Tensor
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from .pickles import read_pickle
+from ...text import read_text
 
 # %% ../../../nbs/models/formats/03_weights.ipynb #7b42e94f
 def read_json(
@@ -19,7 +20,7 @@ def read_json(
 )->dict[str, object]:  # its content
     "Read settings."
     if not path.is_file(): raise ValueError(f"{path.parent} has no {path.name}; get the complete folder")
-    try: content = json.loads(path.read_text())
+    try: content = json.loads(read_text(path))
     except ValueError as e: raise ValueError(f"cannot read {path}: {e}") from e
     if isinstance(content, dict): return content
     raise ValueError(f"cannot read {path}: expected a JSON object, got a {type(content).__name__}")
