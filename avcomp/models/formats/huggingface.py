@@ -94,11 +94,11 @@ def ctc_fields(
 )->tuple[dict[str, int], bytes|None]:   # fields of our config; the tokenizer, or None
     "Blank and letters of a CTC head."
     if not size: return {}, None
-    if any((folder/name).is_file() for name in TOKENIZER_FILES):
-        letters = read_letters(folder, size)
-        return dict(ctc_blank=letters.blank), letters_proto(letters)
     blank = content.get('pad_token_id') or 0
     check_type('pad_token_id', blank, 0, folder/'config.json')
+    if any((folder/name).is_file() for name in TOKENIZER_FILES):
+        letters = read_letters(folder, size, blank)
+        return dict(ctc_blank=letters.blank), letters_proto(letters)
     if not 0 <= blank < size:
         raise ValueError(f"pad_token_id of {folder}/config.json, the blank, is class {blank}, "
                          f"but there are {size} classes")

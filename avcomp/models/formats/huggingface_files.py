@@ -24,7 +24,8 @@ def tokenizer_settings(
     folder:Path,   # with tokenizer_config.json or not
 )->dict[str, object]:   # of its tokenizer; special tokens as strings
     "What the tokenizer of a folder is told."
-    given = SPECIAL | _read(folder, 'special_tokens_map.json') | _read(folder, 'tokenizer_config.json')
+    told = _read(folder, 'special_tokens_map.json') | _read(folder, 'tokenizer_config.json')
+    given = SPECIAL | told | {'told': bool(told)}
     if given.get('tokenizer_class') not in SPELLERS:
         raise ValueError(f"{folder} has a tokenizer of class {given['tokenizer_class']!r}, expected one of letters, "
                          f"{SPELLERS[1]}; take its files (vocab.json, tokenizer_config.json) out of the folder to "
@@ -66,11 +67,16 @@ def _by_class(folder, table):
 def read_letters(
     folder:Path,   # with vocab.json
     size:int,      # classes of the head
+    blank:int=0,   # class of the blank, where no file of the tokenizer says so: pad_token_id of config.json
 )->Letters:        # what they spell
     "The letters of a CTC head, as the tokenizer beside it has them."
     given = tokenizer_settings(folder)
     table = vocabulary(folder, given.get('target_lang') or '')
-    names, special = _by_class(folder, table), {given[name] for name in SPECIAL}
+    names = _by_class(folder, table)
+    if not given['told']:   # vocab.json alone
+        given |= {name: other for name, other in (('pad_token', names.get(blank)), ('unk_token', '[UNK]'))
+                  if given[name] not in table}
+    special = {given[name] for name in SPECIAL}
     behind = [s for s, i in table.items() if i >= size and s not in special and s in read_json(folder/'vocab.json')]
     if (lacking := [i for i in range(size) if i not in names]) or behind:
         what = f'no symbol for class {lacking[0]}' if lacking else f'{behind[0]!r} as class {table[behind[0]]}'
