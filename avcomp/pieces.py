@@ -119,8 +119,9 @@ class Letters:
         n = len(self.symbols)
         if not all(isinstance(s, str) and s for s in self.symbols) or len(set(self.symbols)) < n:
             raise ValueError(f"letters are symbols that differ, got {self.symbols[:6]}, ...")
-        if not 0 <= self.blank < n or not -1 <= self.space < n or not -1 <= self.unknown < n:
-            raise ValueError(f"blank, space and unknown are among {n} classes, got "
+        own = [i for i in (self.blank, self.space, self.unknown) if i != -1]
+        if self.blank < 0 or not all(0 <= i < n for i in own) or len(set(own)) < len(own):
+            raise ValueError(f"blank, space and unknown are different ones of {n} classes, got "
                              f"{self.blank}, {self.space} and {self.unknown}")
 
     @property

@@ -47,7 +47,8 @@ def read_text(
     data = Path(path).read_bytes()
     for mark, name in FOREIGN.items():
         if data.startswith(mark): raise _foreign(path, f'it begins as {name} does', name)
-    if data.startswith(tuple(SIGNS)): raise ValueError(f"expected text in {path}, but it is {found_instead(path)}")
+    if data[:64].lstrip().lower().startswith(tuple(SIGNS)):
+        raise ValueError(f"expected text in {path}, but it is {found_instead(path)}")
     if b'\0' in data: raise _foreign(path, 'it holds zero bytes, as UTF-16 or a file that is no text does', 'UTF-16LE')
     try: return data.decode('utf-8-sig')
     except UnicodeDecodeError as e:

@@ -127,7 +127,6 @@ def make_hubert(folder):
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz'", '|']
 SPELT = {   # folder -> symbols of a CTC head
-    'ctc': ['<pad>', '<s>', '</s>', '<unk>', *LETTERS],     # as public models have them
     'ctc_of_tutorials': [*LETTERS, '[UNK]', '[PAD]'],       # the blank is the last class
     'ctc_unnamed': [*LETTERS, '[UNK]', '[PAD]'],            # nobody knows what its classes spell
 }

@@ -58,7 +58,7 @@ class HubertConfig(Config):
     layerdrop:float=0.05                        # probability to skip a layer in training
     frontend_grad:float=1.                      # factor on gradients that enter the front-end, in [0, 1]
     own_maps:tuple[bool, ...]=later(())         # for each layer, whether it makes its own attention map; () = all do
-    ctc_blank:int=later(-1)                     # class of CTC's blank in a head of letters; -1 = tokens as fairseq's, blank 0
+    ctc_blank:int=later(-1)                     # blank of a CTC head of letters; -1 = tokens as fairseq's
 
     def __post_init__(self): check_hubert(self)
 

@@ -150,7 +150,7 @@ def open_corpus(
     folder:str|Path,     # the corpus
     noise:str|Path='',   # folder {kind}/{split}.tsv, as `prepare_musan` writes it; '' = the corpus's own noise, or none
     subset:str='',       # 'librispeech' and 'tsv': which training part, '100' or '960'; '' = all there is
-    max_bad:float=0.,    # layouts with lists: share of bad clips of a list to leave out, told each time; more are an error
+    max_bad:float=0.,    # layouts with lists: share of bad clips to leave out, told each time; more are an error
 )->Corpus:               # its clips and noises
     "Clips and noises of a corpus in any of the known layouts."
     folder, found = Path(check_name(folder)), find_layout(layout)

@@ -7,7 +7,7 @@ __all__ = ['VERSION', 'REPAIR', 'read_trans', 'find_texts', 'load_list', 'cached
            'read_list', 'Row', 'check_row', 'describe_row', 'check_max_bad', 'describe_rows', 'cuts_of_rows']
 
 # %% ../../../nbs/data/corpora/01_lists.ipynb #740f3d26
-import os, warnings
+import math, os, warnings
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -201,8 +201,9 @@ def describe_rows(
     told = f'{bad} of {len(rows)} files cannot be used: {list_problems(problems)}'
     if not rows: raise ValueError(f"{where}: the list is empty; make it again")
     if not cuts or bad > max_bad*len(rows):
-        raise ValueError(f"{where}: {told}. {advice}, or allow a share of bad ones to be left out, "
-                         f"as with max_bad={bad/len(rows):.2g} (now {max_bad:g})")
+        share = math.ceil(1e4*bad/len(rows))/1e4
+        most = f', or leave out a share of bad ones, with max_bad={share:g} (now {max_bad:g})' if cuts else ''
+        raise ValueError(f'{where}: {told}. {advice}{most}')
     if bad: print(f'{where}: {told}; these are left out')
     return CutSet.from_cuts(cuts)
 

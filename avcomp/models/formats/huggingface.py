@@ -13,7 +13,7 @@ from .audio import AUDIO_FAMILIES, audio_checkpoint
 from .checkpoint import Checkpoint, file_format
 from .tables import below, check_type, measured_head_dim, settings, translate
 from .huggingface_files import read_letters, read_normalised
-from .weights import read_json, read_weights
+from .weights import read_weights
 from ...pieces import letters_proto
 
 # %% ../../../nbs/models/formats/09_huggingface.ipynb #a1376061

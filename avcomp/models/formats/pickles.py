@@ -66,8 +66,9 @@ class SafeUnpickler(pickle.Unpickler):
         return type(name, (Inert,), {})
 
 # %% ../../../nbs/models/formats/02_pickles.ipynb #78757e26
-RUNS = ('asyncio', 'bdb', 'code', 'codeop', 'commands', 'ctypes', 'cProfile', 'doctest', 'ftplib', 'http', 'importlib',
-        'marshal', 'multiprocessing', 'nt', 'os', 'pdb', 'pickle', 'pip', 'platform', 'posix', 'profile', 'pty', 'pydoc',
+RUNS = ('asyncio', 'bdb', 'code', 'codeop', 'commands', 'ctypes', 'cProfile', 'doctest', 'ftplib', 'http',
+        'importlib', 'marshal', 'multiprocessing', 'nt', 'os', 'pdb', 'pickle', 'pip', 'platform', 'posix', 'profile',
+        'pty', 'pydoc',
         'requests', 'runpy', 'shutil', 'signal', 'smtplib', 'socket', 'ssl', 'subprocess', 'sys', 'tempfile', 'timeit',
         'torch.hub', 'trace', 'urllib', 'webbrowser')   # modules that can run, fetch or write something
 CALLS = ('eval', 'exec', 'execfile', 'compile', 'open', 'getattr', 'setattr', 'delattr', 'globals', 'locals', 'vars',
@@ -78,10 +79,12 @@ def refusal(
 )->str:
     "Why a file is not read."
     bad = [n for n in names if n.startswith(tuple(f'{module}.' for module in RUNS)) or n in [f'builtins.{call}' for call in CALLS]]
-    if bad: return f"the file wants to use {bad[0]}, which no checkpoint needs; it was not executed. Do not trust this file"
+    if bad:
+        return (f"the file wants to use {bad[0]}, which no checkpoint needs; it was not executed. "
+                "Do not trust this file")
     some = ', '.join(list(dict.fromkeys(names))[:3])
-    return (f"beside tensors and settings it holds objects of {some}; to make them would run that code, and nothing was "
-            "executed. If it is a model saved whole, by torch.save(model), save it again where it was made, with "
+    return (f"beside tensors and settings it holds objects of {some}; to make them would run that code, and nothing "
+            "was executed. If it is a model saved whole, by torch.save(model), save it again where it was made, with "
             "avcomp.save_model(model, folder) or torch.save(model.state_dict(), path)")
 
 # %% ../../../nbs/models/formats/02_pickles.ipynb #00140ed1
