@@ -90,7 +90,7 @@ def read_letters(
     if (lacking := [i for i in range(size) if i not in names]) or behind:
         what = f'no symbol for class {lacking[0]}' if lacking else f'{behind[0]!r} as class {table[behind[0]]}'
         raise ValueError(f"the CTC head in {folder} has {size} classes, but its tokenizer has {what}; get the "
-                         "tokenizer that the model was trained with, or take vocab.json away to open it without letters")
+                         "tokenizer that the model was trained with, or take vocab.json away to do without letters")
     def place(name): return i if (i := table.get(given[name], -1)) < size else -1
     if place('pad_token') < 0:
         raise ValueError(f"the blank of {folder}, pad_token={given['pad_token']!r}, has no class of the CTC head; name "

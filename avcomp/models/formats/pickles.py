@@ -78,7 +78,8 @@ def refusal(
     names:list[str],   # what a file names besides tensors, containers and known packages
 )->str:
     "Why a file is not read."
-    bad = [n for n in names if n.startswith(tuple(f'{module}.' for module in RUNS)) or n in [f'builtins.{call}' for call in CALLS]]
+    within, calls = tuple(f'{module}.' for module in RUNS), [f'builtins.{call}' for call in CALLS]
+    bad = [n for n in names if n.startswith(within) or n in calls]
     if bad:
         return (f"the file wants to use {bad[0]}, which no checkpoint needs; it was not executed. "
                 "Do not trust this file")
