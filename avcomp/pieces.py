@@ -107,6 +107,7 @@ def lower_form(
     "How a symbol is compared with texts, and written; a sign in brackets stays as it is."
     return symbol if re.fullmatch(r'[<\[].+[>\]]', symbol) else unicodedata.normalize('NFC', symbol).lower()
 
+# %% ../nbs/00d_pieces.ipynb #4c65ed0f
 @dataclass(frozen=True)
 class Letters:
     "Classes of a CTC head that spells, in the order of their numbers."
@@ -139,6 +140,7 @@ class Letters:
         "Ids that mean something to a model: no class ends a sentence, nor is one padding."
         return spelled_vocab(self.blank, len(self.symbols))
 
+# %% ../nbs/00d_pieces.ipynb #7a051e85
 def spelled_vocab(
     blank:int,   # class of CTC's blank
     size:int,    # number of classes

@@ -86,10 +86,9 @@ class Robustness:
             for found in (*self.wer.values(), *self.hypotheses.values()): found.pop(condition, None)
         self.views[condition] = digest(views)
         texts = {id: words_of(text).lower() for id, text in texts.items()}   # as the references are
-        rate = wer([self.references[id] for id in texts], list(texts.values()))
-        self.wer.setdefault(modality, {})[condition] = rate
+        self.wer.setdefault(modality, {})[condition] = wer(map(self.references.get, texts), texts.values())
         self.hypotheses.setdefault(modality, {})[condition] = texts
-        return rate
+        return self.wer[modality][condition]
 
 # %% ../../nbs/evaluate/02b_results.ipynb #27c3e309
 def all_pairs(

@@ -123,6 +123,7 @@ def layout(
         return read
     return add
 
+# %% ../../../nbs/data/corpora/00_door.ipynb #e836b274
 def find_layout(
     name:str,   # one of `BUILT_IN`, or one that was registered
 )->Layout:      # how it is read

@@ -102,6 +102,7 @@ def list_files(
                 found[os.path.relpath(check_name(entry.path), folder)] = file_stamp(entry.path)
     return dict(sorted(found.items()))
 
+# %% ../../../nbs/data/corpora/01_lists.ipynb #657301f2
 def find_splits(
     folder:Path,    # corpus
     suffix:str,     # of the lists, such as '.tsv'
@@ -207,6 +208,7 @@ def describe_rows(
     if bad: print(f'{where}: {told}; these are left out')
     return CutSet.from_cuts(cuts)
 
+# %% ../../../nbs/data/corpora/01_lists.ipynb #7d919cc2
 def cuts_of_rows(
     name:str,          # what the list is of, for people who look into the cache
     rows:list[Row],    # its clips
