@@ -476,12 +476,12 @@ def test_every_layout_is_run():
     assert given | {'embedded', 'shar'} == set(BUILT_IN)
 
 
-UNNAMED = dict(teacher='/data/ctc_of_tutorials', tokenizer='', data_layout='librispeech', data_folder='/data/mini')
+UNNAMED = dict(teacher='/data/ctc_unnamed', tokenizer='', data_layout='librispeech', data_folder='/data/mini')
 TWO_THINGS = ("2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\n)*"
               "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean")
 FOREIGN = 'the head in .*ctc.* writes by its own tokenizer.*another one was given'
 REFUSED = {   # what is wrong -> what a recipe is given in place of its layout's command, and what is told
-    'foreign tokenizer': (dict(teacher='/data/ctc'), FOREIGN),
+    'foreign tokenizer': (dict(teacher='/data/ctc_of_tutorials'), FOREIGN),
     'no tokenizer, no test split': (UNNAMED, TWO_THINGS),
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from .features import check_wav
 from .sound import SAMPLE_RATE
 from .sound import read_wav
+from ..text import read_rows
 
 # %% ../../nbs/data/05_audio_noise.ipynb #7f97862d
 def check_snr(
@@ -74,8 +75,7 @@ def noise_from_list(
         raise ValueError(f"expected a noise list with one wav path per line, found no file {path}; "
                          "prepare it or correct the folder and split")
     cuts, bad = {}, []
-    for i, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-        if not line.strip(): continue
+    for i, line in read_rows(path):
         wav = str(path.parent/line.strip())
         try: info = sf.info(wav)
         except RuntimeError:
