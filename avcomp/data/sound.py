@@ -55,7 +55,8 @@ def decode_packets(
         for p in (p for frame in film.decode(stream) for p in interleaved.resample(frame)):
             parts.append(p.to_ndarray().reshape(-1, len(p.layout.channels)).copy())   # the frame's memory is used again
             rate = p.sample_rate
-        return parts, rate, (film.duration or 0)/av.time_base
+        alone = (film.duration or 0)/av.time_base if len(film.streams) == 1 else 0
+        return parts, rate, float(stream.duration*stream.time_base) if stream.duration else alone
 
 def decode_whole(
     path,              # audio or video file: path, or an open binary file
@@ -174,7 +175,8 @@ def read_part(
 )->np.ndarray:                     # float32 (stop - start,) in [-1, 1]
     "Samples of a part of a sound; a part that is resampled agrees with the resampled whole."
     if not len(sound):
-        raise ValueError(f"expected at least one sample in {name_of(sound.name)}, got 0; make or copy it again")
+        raise BadMedia(f"expected at least one sample in {name_of(sound.name)}, got 0; make or copy it again",
+                       'sound without samples')
     g = gcd(sound.samplerate, sample_rate)
     down, up = sound.samplerate//g, sample_rate//g   # a block: `down` samples become `up`
     total = -(-len(sound)*up//down)

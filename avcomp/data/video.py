@@ -7,7 +7,7 @@ __all__ = ['FPS', 'MAX_STILL', 'Video', 'picture_stream', 'is_cut_short', 'pictu
            'decode_indexed', 'decode_all', 'read_video', 'write_video']
 
 # %% ../../nbs/data/00a_video.ipynb #8d9bca10
-import os, warnings
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 import av, cv2, decord, numpy as np
