@@ -157,7 +157,7 @@ def page_of_recipe(piece, run, tmp_path, monkeypatch, **_):
     "The page of a recipe that was run."
     *_, module, made = shlex.split(piece.text)
     (tmp_path/made).parent.mkdir(parents=True)
-    shutil.copy(run.notebook(LAYOUTS['autoavsr']), tmp_path/made)
+    shutil.copy(run.notebook(next(shlex.split(p.text) for p in COMMANDS if HOW[handler(p)] is recipe)), tmp_path/made)
     monkeypatch.setattr(sys, 'argv', [module, made])
     monkeypatch.delitem(sys.modules, module, raising=False)   # as in a process of its own
     monkeypatch.chdir(tmp_path)
@@ -272,6 +272,10 @@ from avcomp.train.parameters import typed_parameters
 globals().update(typed_parameters(globals()))
 Path(out).mkdir(parents=True, exist_ok=True)
 Path(out, 'report.json').write_text(json.dumps(dict(compression=dict(params=target_sparsity), wer={})))"""
+LOOKED_AT = """import json
+Path(out, 'report.json').write_text(json.dumps(dict(
+    id=corpus.id, clips={s: len(cuts) for s, cuts in corpus.cuts.items()}, jobs=list(plan.jobs),
+    conditions=list(conditions))))"""
 
 
 def accepted(name, words, folder):
@@ -300,17 +304,29 @@ def in_small(words, world):
     return [*words, *more, '-y', FEW, *UNPROBED.get(Path(words[1]).stem, [])]
 
 
-def lay_out(folder, world, toy):
-    "A folder in which commands of the repository's root can be given."
+def toy(nb):
+    "A recipe that only takes its parameters, for grids."
+    first = next(c for c in nb.cells if 'parameters' in c.metadata.get('tags', []))
+    return [first, nbformat.v4.new_code_cell(REPORT)]
+
+
+def until_training(nb):
+    "All that a recipe does before its first training: it reads the corpus, makes its plan and checks it."
+    training = next(i for i, c in enumerate(nb.cells) if c.source.startswith('reports = plan.reports('))
+    return [*nb.cells[:training], nbformat.v4.new_code_cell(LOOKED_AT)]
+
+
+def lay_out(folder, world, changed='', short=None):
+    "A folder in which commands of the repository's root can be given; of one recipe, only the cells that `short` says."
     for name in ('facebook', 'models/base_vox_iter5.pt'): (folder/Path(name).name).symlink_to(world/name)
     (folder/'nbs'/'recipes').mkdir(parents=True)
     for path in (ROOT/'nbs'/'recipes').glob('*.ipynb'): (folder/'nbs'/'recipes'/path.name).symlink_to(path)
-    if toy:
-        nb = nbformat.read(ROOT/'nbs'/'recipes'/toy, as_version=4)
-        first = next(c for c in nb.cells if 'parameters' in c.metadata.get('tags', []))
-        nb.cells = [first, nbformat.v4.new_code_cell(REPORT)]
-        (folder/'nbs'/'recipes'/toy).unlink()
-        nbformat.write(nb, folder/'nbs'/'recipes'/toy)
+    if short:
+        made = folder/'nbs'/'recipes'/f'{changed}.ipynb'
+        nb = nbformat.read(made, as_version=4)
+        nb.cells = short(nb)
+        made.unlink()
+        nbformat.write(nb, made)
 
 
 def papermill(words, folder):
@@ -340,7 +356,7 @@ class Runs:
     def folder(self, words):
         "Where a command was given."
         def make(folder):
-            lay_out(folder, self.world, toy='dp_avhubert.ipynb' if Path(words[1]).stem == 'grid' else '')
+            lay_out(folder, self.world, 'dp_avhubert', toy if Path(words[1]).stem == 'grid' else None)
             papermill(in_small(words, self.world), folder)
         name = hashlib.sha256(shlex.join(words).encode()).hexdigest()[:12]
         return once(self.factory, f'documented-{name}', make)
@@ -439,9 +455,15 @@ LAYOUTS = {   # those that no command of a page has
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_layout(layout, run):
+def test_layout(layout, run, tmp_path):
+    "Recipes read it, and find all that they would train on and measure."
     words = LAYOUTS[layout]
-    look(run(words, f'runs/{layout}'), layout, ['v'] if layout == 'autoavsr' else ['a'], 'noise_folder' in words)
+    lay_out(tmp_path, run.world, Path(words[1]).stem, until_training)
+    papermill(in_small(words, run.world), tmp_path)
+    found = json.loads((tmp_path/f'runs/{layout}'/'report.json').read_text())
+    assert found['id'].startswith(f'{layout}-') and min(found['clips'][s] for s in ('train', 'valid', 'test')) > 0
+    assert {'joint', 'distill', 'finetune'} <= set(found['jobs'])
+    assert found['conditions'] == (['clean', 'babble@0'] if 'noise_folder' in words else ['clean'])
 
 
 def test_every_layout_is_run():
@@ -466,6 +488,6 @@ def test_recipe_is_refused(case, world, run, tmp_path):
     "Before the first training: no folder of one is there."
     changes, told = REFUSED[case]
     words = of_layout('dphubert', 'audio', 'audio', *(w for k, v in changes.items() for w in ('-p', k, v)))
-    lay_out(tmp_path, world, '')
+    lay_out(tmp_path, world)
     with pytest.raises(PapermillExecutionError, match=told): papermill(in_small(words, world), tmp_path)
     assert [p.name for p in (tmp_path/'runs'/'audio').iterdir() if p.is_dir()] == []

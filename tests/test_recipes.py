@@ -147,7 +147,7 @@ def test_dp_avhubert(work, experiment):
         length = updates_of(report, 'joint', 'distill', 'finetune')
         assert {updates_of(report, n) for n in ('scratch', 'l1', 'l1_macs')} == {length}
         assert updates_of(report, 'l1_distill', 'l1_finetune') == length
-        check_again('dp_avhubert', out, parameters, report)
+    if experiment == 'merging': check_again('dp_avhubert', out, parameters, report)
 
 
 @pytest.fixture(scope='module')
@@ -194,7 +194,6 @@ def test_dphubert(listeners):
     written = {p.name for p in (out/'s3prl').iterdir()}
     assert written >= {'hubconf.py', 'expert.py', 'config.json', 'model.safetensors'}
     assert pictures(out, 'dphubert') == 19
-    check_again('dphubert', out, parameters, report)
 
 
 def packed(corpus, folder, *splits):
@@ -213,6 +212,7 @@ def test_dphubert_on_shards(listeners):
     assert [v for stage in report['stages'].values() for v in stage['views']] == []
     assert report['data']['noises'] == {} and set(report['jobs']) == {'joint', 'distill', 'finetune'}
     assert list(report['measured']['phone_accuracy']) == ['teacher', 'student']   # shards know what is said when
+    check_again('dphubert', out, parameters, report)
 
 
 def test_no_test_split_is_refused(listeners):

@@ -38,14 +38,13 @@ def name_colors(
 def figure_png(
     fig:plt.Figure,  # figure to draw; it is left open
     dpi:int=100,     # dots per inch
-    colors:int=128,  # size of the palette, in [2, 256]
+    colors:int=256,  # size of the palette, in [2, 256]
 )->bytes:            # a PNG file
     "A figure as a small PNG with a palette, for notebooks and widgets."
-    full, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(full, format='png', dpi=dpi, facecolor='white')
-    rgb = Image.open(full).convert('RGB')
-    few = rgb.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-    few.save(small, format='png', optimize=True)
+    drawn, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format='png', dpi=dpi, facecolor='white', pil_kwargs={'compress_level': 0})
+    rgb = Image.open(drawn).convert('RGB')
+    rgb.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, format='png')
     return small.getvalue()
 
 # %% ../../nbs/viz/01_plots.ipynb #0db3f0fb
@@ -54,6 +53,7 @@ def small_pictures():
     plt.close(plt.figure())   # makes the notebook's formatters for figures, which this one replaces
     shell = get_ipython()
     if shell: shell.display_formatter.formatters['image/png'].for_type(plt.Figure, figure_png)
+    plt.uninstall_repl_displayhook()   # pyplot would draw every figure a first time before its cell shows it
 
 def only_png(
     ax:plt.Axes,   # of a figure
