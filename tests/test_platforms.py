@@ -2,7 +2,7 @@
 
 pip evaluates markers for the machine it runs on, and even in a dry run it fetches every wheel, a gigabyte in all. So
 what is required elsewhere is found in the metadata of the installed packages (those without compiled parts fit
-everywhere), and the wheels of the pinned versions in the lists of pip's index. Without an index the tests are skipped."""
+everywhere), and wheels of the pinned versions in the lists of pip's index. Without an index the tests are skipped."""
 import re, sys
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
