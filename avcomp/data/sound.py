@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'MAX_MISMATCH', 'MARGIN', 'BROKEN', 'CONTAINERS', 'UNKNOWN', 'CLAIMS', 'SPHERE', 'SURPLUS', 'CANCEL',
            'LOUDEST', 'resample', 'decode_packets', 'decode_whole', 'length_problem', 'names_length', 'open_sound',
-           'check_samples', 'decode_samples', 'read_part', 'read_wav', 'to_int16', 'write_wav']
+           'mix_channels', 'decode_samples', 'read_part', 'read_wav', 'to_int16', 'write_wav']
 
 # %% ../../nbs/data/00b_sound.ipynb #034b0322
 import io, os, re, warnings
@@ -89,12 +89,11 @@ def length_problem(
 )->BadMedia|None:         # what is wrong
     "Whether a file holds as much sound as its header says."
     log, name = sound.extra_info, name_of(path)
-    with bytes_of(path) as f: sphere = SPHERE.match(f.read(1024))
+    with bytes_of(path) as f: sphere, size = SPHERE.match(f.read(1024)), f.seek(0, io.SEEK_END)
     broken = any(int(there) < int(claimed) < UNKNOWN for claimed, there in CLAIMS.findall(log))
     broken |= 'truncated file' in log or sphere is not None and int(sphere[1]) > len(sound)
     if broken or sound.format == 'OGG' and not has_end(path, 'ogg'):
         return BadMedia(f'{name} ends before its sound does: it is {DAMAGED[0]}; {DAMAGED[1]}', BROKEN)
-    with bytes_of(path) as f: size = f.seek(0, io.SEEK_END)
     surplus = max((size - int(place) for place in SURPLUS.findall(log)), default=0)
     if surplus > MAX_MISMATCH*sound.samplerate*sound.channels:
         return BadMedia(f'{name} names {len(sound)} samples, but {surplus} bytes more follow them: its header was '
@@ -129,23 +128,27 @@ def open_sound(
 CANCEL = 0.25   # of the loudness of the channels that is left of their mean: they go against each other
 LOUDEST = 16.   # of samples in [-1, 1], and of recordings that went over them
 
-def check_samples(
+def mix_channels(
     wav:np.ndarray,   # samples (N, channels)
     name:str,         # of the file
     first:float,      # time of the first one, s
     rate:int,         # Hz
-):
-    "Refuse values that are no samples; warn of channels that cancel out."
-    bad = np.flatnonzero(~np.isfinite(wav).all(1))
-    if len(bad):
+)->np.ndarray:        # (N,), the mean of the channels
+    "Average channels, refuse values that are no samples, and warn of channels that cancel out."
+    peak = max(wav.max(), -wav.min()) if wav.size else 0
+    if not np.isfinite(peak):
+        bad = np.flatnonzero(~np.isfinite(wav).all(1))
         raise BadMedia(f"{name} has {len(bad)} samples that are nan or inf, the first at {first + bad[0]/rate:.3f} s; "
                        "make the file again or leave it out", 'samples that are nan or inf')
-    if (peak := np.abs(wav).max(initial=0)) > LOUDEST:
+    if peak > LOUDEST:
         raise BadMedia(f"{name} has samples up to {peak:g}, expected -1 to 1; divide 16-bit counts by 32768 "
                        "before they are written as floats", 'samples far outside of -1 to 1')
-    if wav.shape[1] > 1 and wav.mean(1).std() < CANCEL*wav.std(0).mean():
+    if wav.shape[1] == 1: return wav[:, 0]
+    mixed, every = wav.mean(1), wav.ravel()
+    if mixed @ mixed < CANCEL**2*(every @ every)/wav.shape[1]:
         warnings.warn(f"{name} has channels of opposite phase, whose mean is all but silent; "
                       "write one of them alone, as with sox's remix 1")
+    return mixed
 
 def decode_samples(
     sound:sf.SoundFile,   # open audio file
@@ -163,8 +166,7 @@ def decode_samples(
     if len(wav) < count - loose:
         raise BadMedia(f"{name_of(sound.name)} names {len(sound)} samples, but only {first + len(wav)} can be decoded: "
                        f"it is {DAMAGED[0]}; {DAMAGED[1]}", BROKEN)
-    check_samples(wav, name_of(sound.name), first/sound.samplerate, sound.samplerate)
-    return wav.mean(1)
+    return mix_channels(wav, name_of(sound.name), first/sound.samplerate, sound.samplerate)
 
 # %% ../../nbs/data/00b_sound.ipynb #ac05addd
 def read_part(

@@ -27,7 +27,7 @@ class Video:
     times:np.ndarray     # (n,) when its pictures come, s after the first one, ascending
     seconds:float        # for how long they are shown
     indexed:bool         # whether its pictures can be asked for by number
-    def __len__(self): return max(1, round(self.seconds*FPS))
+    def __len__(self): return max(1, int(self.seconds*FPS + 0.5))
 
     @property
     def shown(self)->np.ndarray:

@@ -39,7 +39,7 @@ class UpstreamExpert(nn.Module):
         least = self.model.frontend.receptive_field()
         lengths = torch.tensor([len(w) for w in wavs], device=wavs[0].device)
         if short := int((lengths < least).sum()):
-            warnings.warn(f"{short} of {len(wavs)} clips have less than one frame of {least} samples and end in silence")
+            warnings.warn(f"{short} of {len(wavs)} clips have less than one frame of {least} samples and get silence")
         wav = nn.utils.rnn.pad_sequence(wavs, batch_first=True)
         out = self.model.encode(F.pad(wav, (0, max(0, least - wav.shape[1]))), lengths.clamp(min=least))
         if out.projections: return dict(hidden_states=tuple(out.projections), last_hidden_state=out.projections[-1])
