@@ -57,6 +57,7 @@ def list_boxes(
         place = place + length if length >= 8 else size             # 0: to the end of the file
     return kinds, place <= size
 
+# %% ../../nbs/data/00_media.ipynb #7c1d20a1
 def is_last_page(
     f:io.IOBase,   # an Ogg file, open
     size:int,      # its bytes
@@ -118,6 +119,7 @@ FOREIGN = (   # first bytes -> what the file is, and what helps; the first that 
     (is_text, 'plain text', 'give the recording itself'),
 )
 
+# %% ../../nbs/data/00_media.ipynb #7c1d20a5
 def explain(
     path:str|Path|io.IOBase,   # a file that no reader takes: path, or an open binary file
 )->tuple[str, str]:            # what it is, and what helps

@@ -58,6 +58,7 @@ def decode_packets(
         alone = (film.duration or 0)/av.time_base if len(film.streams) == 1 else 0
         return parts, rate, float(stream.duration*stream.time_base) if stream.duration else alone
 
+# %% ../../nbs/data/00b_sound.ipynb #7c1d20a2
 def decode_whole(
     path,              # audio or video file: path, or an open binary file
     kinds:tuple=(),    # containers that are taken, and believed when they say how long they are; () = all, none of them
@@ -99,6 +100,7 @@ def length_problem(
         return BadMedia(f'{name} names {len(sound)} samples, but {surplus} bytes more follow them: its header was '
                         'never finished; write it again, as with ffmpeg or sox', 'more sound than the header says')
 
+# %% ../../nbs/data/00b_sound.ipynb #7c1d20a4
 def names_length(
     path,     # mp3: path, or an open binary file
 )->bool:      # whether its first frame, behind the tags, holds a count of frames
@@ -150,6 +152,7 @@ def mix_channels(
                       "write one of them alone, as with sox's remix 1")
     return mixed
 
+# %% ../../nbs/data/00b_sound.ipynb #7c1d20a3
 def decode_samples(
     sound:sf.SoundFile,   # open audio file
     first:int,            # first sample, at the file's own rate
