@@ -9,6 +9,7 @@ LONG = {   # module -> half
     'test_resume': 1,
     'test_grid': 1,
     'test_toys': 1,
+    'test_notebooks': 1,
 }
 
 def pytest_collection_modifyitems(items):

@@ -1,16 +1,19 @@
-"What a GPU computes is what a CPU computes: models, gates, masks, searches and trainings; skipped where there is none."
+"What a GPU computes is what a CPU computes: models, methods, searches and trainings; skipped where there is none."
 from copy import deepcopy
 
 import pytest
 import torch
 from laws import set_logits
+from tiny import FORMS, build, clips_of
 from toy import corpus, job, parts, weights
 from torch import nn
 
 from avcomp.compress.gates import gate_
 from avcomp.compress.magnitude import apply_masks_, magnitude_masks
+from avcomp.compress.pairs import outputs_of, try_pairs
 from avcomp.compress.patterns import pattern_masks
 from avcomp.compress.pruning import prune_
+from avcomp.models.armhubert import armhubert_config
 from avcomp.models.avhubert import avhubert_config
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.models.hubert import hubert_config
@@ -34,15 +37,17 @@ def audio_visual():
 def lip_reader(): return VSR(vsr_config('tiny')), dict(video=SEEN, padding_mask=MASK)
 
 
-def listener(size):
-    config = hubert_config(size, vocab_size=32)
-    return config.model_cls(config), dict(wav=WAV, lengths=torch.tensor([16000, 12000, 9000]))
+def listener(config): return config.model_cls(config), dict(wav=WAV, lengths=torch.tensor([16000, 12000, 9000]))
 
 
 FAMILIES = {
     'avhubert_s2s': audio_visual,
     'vsr': lip_reader,
-    **{size: lambda size=size: listener(size) for size in ('hubert_tiny', 'wavlm_tiny', 'wav2vec2_tiny')},
+    'vsr that hears': lambda: listener(vsr_config('tiny', stream='wav')),
+    **{size: lambda size=size: listener(hubert_config(size, vocab_size=32))
+       for size in ('hubert_tiny', 'wavlm_tiny', 'wav2vec2_tiny')},
+    **{size: lambda size=size: listener(armhubert_config(size, vocab_size=32))
+       for size in ('armhubert_tiny', 'starhubert_tiny')},
 }
 
 
@@ -60,9 +65,7 @@ def on_gpu(model, inputs): return deepcopy(model).cuda(), {k: v.cuda() for k, v 
 
 
 @torch.no_grad()
-def encoded(model, inputs):
-    out = model.encode(**inputs)
-    return out.last[out.valid].cpu()
+def encoded(model, inputs): return outputs_of(model, inputs).cpu()
 
 
 def near(a, b): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4*b.abs().max().item())
@@ -90,6 +93,15 @@ def test_gated_is_sliced(family):
     before = encoded(model, inputs)
     prune_(model, gates)
     near(encoded(model, inputs), before)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_pairs(form):
+    "Methods go together there as they do here."
+    here = build(form)
+    model, inputs = on_gpu(here, clips_of(here))
+    found = try_pairs(model, inputs)
+    assert [(p.first, p.second, p.broken) for p in found if p.broken] == []
 
 
 def test_masks(family):

@@ -8,6 +8,7 @@ from avcomp.compress.l1 import l1_masks
 from avcomp.compress.pruning import cut_
 from avcomp.models.avhubert import avhubert_config
 from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
+from laws import numel, set_logits
 
 MODELS = {'decoder': {}, 'decoder and CTC': dict(ctc=True), 'heads of their own width': dict(head_dim=10)}
 UNITS = [('head',), ('ffn',), ('head', 'ffn'), ('conv', 'head', 'ffn', 'attn_layer', 'ffn_layer')]
@@ -35,8 +36,6 @@ def build(name):
             elif 'layers' in n: p.mul_(3)
     return model
 
-def numel(model): return sum(p.numel() for p in model.parameters())
-
 @torch.no_grad()
 def run(model):
     "Logits of every token, and of the frames where there is a CTC head."
@@ -48,10 +47,6 @@ def texts(model): return [[h.tokens for h in hyps] for hyps in model.transcribe(
 def close(found, wanted):
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5*b.abs().max().item())
-
-def set_logits(gates, logits):
-    with torch.no_grad():
-        for p in gates.parameters(): p.copy_(logits(p))
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -108,8 +108,8 @@ def test_gates_in_two_processes(job, tmp_path, capfd):
 
 def test_failure_in_a_process_is_told(job, tmp_path):
     out_of_reach = job('pruning', tmp_path/'two', {'methods.gates.target': 0.95, 'fit.batches': 2}, devices=2)
-    with pytest.raises(RuntimeError, match='cannot be reached'): launch(out_of_reach)
-    assert not (tmp_path/'two'/'report.json').exists()
+    assert 0 not in [p.wait(120) for p in start_together(out_of_reach)]
+    assert 'cannot be reached' in told(out_of_reach) and not (tmp_path/'two'/'report.json').exists()
 
 def test_batches_that_cannot_be_shared(job, tmp_path):
     with pytest.raises(ValueError, match='an update takes 3 batches, which 2 processes cannot share'):

@@ -5,10 +5,12 @@ from avcomp.train.engine import finished
 from avcomp.train.launch import RUNNING
 from avcomp.train.plan import Plan
 from toy import corpus, job, parts, weights
+from warm import Command
 
 @pytest.fixture
-def plan(job, parts, tmp_path):
+def plan(job, parts, tmp_path, monkeypatch):
     "Maker of plans: a chain of two, and beside it a model that is made and trained."
+    monkeypatch.setattr('avcomp.train.launch.subprocess.Popen', Command)
     def make(out, **changes):
         some = {name: job(name, out, changes) for name in ('pruning', 'distill')}
         made = Plan(out, some['distill'].data)

@@ -12,51 +12,17 @@ from avcomp.compress.quantization import Quantize
 from avcomp.compress.codebooks import kmeans_1d, quantizable, quantize_
 from avcomp.changes import change
 from avcomp.core import FAMILIES
-from avcomp.models.armhubert import armhubert_config
-from avcomp.models.avhubert import AVHubert, avhubert_config
-from avcomp.models.avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from avcomp.models.checkpoints import load_model, save_model
-from avcomp.models.hubert import hubert_config
-from avcomp.models.vsr import VSR, vsr_config
 from avcomp.train.engine import finished, prepare, run
 from avcomp.train.progress import resume_point
 from laws import numel
+from tiny import CLIPS, MODELS, build, clips_of
 from toy import corpus, job, parts, stopped_at, weights
 
 pytestmark = pytest.mark.filterwarnings('ignore:Initializing zero-element')
-WIDTHS = dict(embed_dim=48, ffn_dim=64, num_layers=2)
-AV = WIDTHS | dict(video_widths=(4, 4, 6, 8), pos_kernel=8, pos_groups=4, head='none')
-SOUND = WIDTHS | dict(conv_dims=(8,)*7, pos_kernel=8, pos_groups=4, vocab_size=9)
-LIPS = WIDTHS | dict(video_widths=(4, 4, 6, 8), conv_kernel=5, decoder_layers=1)
-
-def waveform(size):
-    config = hubert_config(size, **SOUND)
-    return config.model_cls(config)
-
-def thin(size, **kwargs):
-    config = armhubert_config(size, **SOUND | dict(conv_dims=(8,)*9, project=True) | kwargs)
-    return config.model_cls(config)
-
-MODELS = {
-    'avhubert': lambda: AVHubert(avhubert_config('tiny', **AV)),
-    'avhubert_s2s': lambda: AVHubertS2S(avhubert_s2s_config('tiny', avhubert_config('tiny', **AV), ctc=True)),
-    'hubert': lambda: waveform('hubert_tiny'),
-    'wav2vec2': lambda: waveform('wav2vec2_tiny'),
-    'wavlm': lambda: waveform('wavlm_tiny'),
-    'vsr': lambda: VSR(vsr_config('tiny', **LIPS)),
-    'armhubert': lambda: thin('armhubert_tiny', own_maps=(True, False)),
-    'starhubert': lambda: thin('starhubert_tiny'),
-}
-T = 5
-CLIPS = {'audio': torch.randn(2, T, 104), 'video': torch.randn(2, T, 88, 88), 'wav': torch.randn(2, 400 + 320*(T - 1)),
-         'padding_mask': torch.arange(T) >= torch.tensor([[T], [T - 2]])}
-
-def build(family):
-    torch.manual_seed(0)
-    return MODELS[family]().eval()
 
 @torch.no_grad()
-def encode(model, clips=CLIPS): return model.encode(**{k: v for k, v in clips.items() if k in model.inputs}).last
+def encode(model, clips=CLIPS): return model.encode(**clips_of(model, clips)).last
 
 def far(a, b): return ((a - b).norm()/b.norm()).item()
 
@@ -109,7 +75,7 @@ def test_int8(family, methods, tmp_path):
     assert report.bytes[0] - report.bytes[1] == sum(3*m.weight.numel() - 4*m.out_features for m in linear)
     back = load_model(save_model(model, tmp_path/'int8', packed=methods != 'dense'))
     assert torch.equal(encode(back), y) and back.config == model.config
-    loud = {k: v if k == 'padding_mask' else torch.cat([v[:1], 100*v[1:]]) for k, v in CLIPS.items()}
+    loud = {k: torch.cat([v[:1], 100*v[1:]]) if v.is_floating_point() else v for k, v in CLIPS.items()}
     assert far(encode(model, loud)[:1], y[:1]) < 1e-3
     with pytest.raises(ValueError, match='quantize_dynamic_ comes last'): quantize_dynamic_(model, least=512)
     with pytest.raises(ValueError, match='slicing needs weights in floating point'): cut(model)
@@ -118,8 +84,7 @@ def test_int8(family, methods, tmp_path):
 def test_int8_writes(family):
     model = build(family)
     quantize_dynamic_(model, least=512)
-    clips = {k: v for k, v in CLIPS.items() if k in model.inputs}
-    assert all(len(found) == 1 for found in model.transcribe(**clips, beam_size=2))
+    assert all(len(found) == 1 for found in model.transcribe(**clips_of(model), beam_size=2))
 
 
 def test_kmeans_of_a_large_tensor():

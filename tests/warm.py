@@ -6,6 +6,7 @@ import os, signal, sys, time
 from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver, get_context
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 from filelock import FileLock
 
@@ -68,6 +69,14 @@ def kernel(argv):
     cost.TIMING = cost.TIMING | dict(repeats=2, warmup=1)
     sys.argv[1:] = argv
     launch_new_instance()
+
+class Command(Fork):
+    "`subprocess.Popen` for the command of a training: what it says comes through a pipe."
+    def __init__(self, command, env, **_):
+        with TemporaryDirectory() as folder:
+            os.mkfifo(log := f'{folder}/said')
+            super().__init__(train, command[-1], env=env, log=log)
+            self.stdout = open(log, 'rb')   # waits until the process has opened it, too
 
 def launch_kernel(cmd, env={}, cwd=None, **_):
     "Jupyter's function of that name: a kernel, forked."

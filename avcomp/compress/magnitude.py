@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 from .selection import all_but_smallest
 from ..core import atomic_path
+from ..models.contract import check_float
 from ..models.formats.weights import read_tensors
 
 # %% ../../nbs/compress/05_magnitude.ipynb #1cb3290a
@@ -44,6 +45,7 @@ def prunable_weights(
     spared:tuple=(),         # patterns of those that stay dense
 )->dict[str, nn.Parameter]:  # parameter name -> weight, in the order of the model
     "The weights that are ranked: those of linear and convolutional layers (Fernandez-Lopez et al. 2023, section 2.2)."
+    check_float(model, 'pruning by magnitude')
     own = [dict(m.named_parameters(recurse=False)) for m in layers_of(model, modules, spared)]
     if any('weight' not in o for o in own):
         raise ValueError("a layer has no weight of its own, but one computed from other parameters: "
@@ -108,7 +110,7 @@ def apply_masks_(
     masks:dict[str, Tensor],     # parameter name -> bool mask
 )->nn.Module:                    # the model
     "Set to zero what masks remove, in place; plain zeros, with no sign, which load anywhere."
-    weights = dict(model.named_parameters())
+    weights = dict(check_float(model, 'pruning by magnitude').named_parameters())
     check_masks(weights, masks)
     with torch.no_grad():
         for name, mask in masks.items(): weights[name].masked_fill_(~mask.to(weights[name].device), 0)

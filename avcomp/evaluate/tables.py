@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'markdown_table', 'flat_settings', 'settings_table', 'percent', 'wer_table', 'in_points', 'noise_table',
-           'in_words', 'summary_table', 'rates_there', 'size_rows', 'jobs_table']
+           'in_words', 'summary_table', 'rates_there', 'size_rows', 'jobs_table', 'pairs_table']
 
 # %% ../../nbs/evaluate/06b_tables.ipynb #1317bef1
 import json
@@ -137,3 +137,17 @@ def jobs_table(
     rows = [[name, f"{j['updates']:,}", f"{j['seconds']:,.0f}", 'yes' if j['resumed'] else 'no',
              f"{j['clips']['train']['kept']:,}"] for name, j in jobs.items()]
     return markdown_table(['training', 'updates', 'seconds', 'resumed', 'clips'], rows)
+
+# %% ../../nbs/evaluate/06b_tables.ipynb #cedb12ee
+def pairs_table(
+    tried:dict,   # model -> its `Pair`s, from `try_pairs` with the same methods
+)->str:           # in Markdown
+    "Which methods go together, a row for every two of them in their order."
+    def held(p): return f'{len(p.checks) - len(p.broken)} of {len(p.checks)}'
+    def cell(p): return 'refused' if p.refused and not p.broken else held(p)
+    rows = []
+    for pairs in zip(*tried.values(), strict=True):
+        why = next((p.refused for p in pairs if p.refused), None)
+        rows.append([pairs[0].first, pairs[0].second, *map(cell, pairs), why])
+    return markdown_table(['first', 'then', *tried, 'why not'], rows, names=2)
+

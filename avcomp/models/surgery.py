@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from ..core import Config
 from ..settings import kind
-from .armhubert import ARM_SIZES
+from .armhubert import ARM_SIZES, encoder_features_
 from .avhubert import AVHUBERT_SIZES
 from .avhubert_s2s import AVHubertS2S, avhubert_s2s_config
 from .checkpoints import load_model
@@ -110,6 +110,7 @@ def lend_head_(
                          f"and an encoder that reads {encoder.inputs}")
     own, wanted = encoder.config.embed_dim, donor.bare.config.embed_dim
     if own != wanted: raise ValueError(f"a head fits an encoder of its width, {wanted}; got one of {own}")
+    if encoder.projection_dim: encoder_features_(encoder)
     if donor.bare is not donor:
         donor.encoder = encoder
         return donor

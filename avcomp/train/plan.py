@@ -7,7 +7,7 @@ __all__ = ['Step', 'Steps', 'Plan', 'run_alone', 'before', 'shares', 'ready', 's
 
 # %% ../../nbs/train/15_plan.ipynb #7b97d368
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,10 +155,14 @@ def stopped_together(
     pool:ThreadPoolExecutor,   # whose threads start trainings
 ):
     "Where something goes wrong, stop all trainings: given again, they go on from their checkpoints."
-    try: yield
+    trainings, told = [], set()   # futures of the pool, and processes that were asked to stop
+    try: yield trainings
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(RUNNING): process.terminate()
+        while wait(trainings, timeout=0.1).not_done:   # some may be about to start their processes
+            for process in RUNNING - told:
+                process.terminate()
+                told.add(process)
         raise
 
 def run_together(
@@ -169,11 +173,13 @@ def run_together(
     news, found, started, ended = SimpleQueue(), {}, set(), set()   # news: lines of processes, and trainings that ended
     threads = shares(plan, at_once, torch.get_num_threads())
     def start(name): return name, launch(plan.steps[name].job, news.put, threads[name])
-    with ThreadPoolExecutor(at_once) as pool, stopped_together(pool), Relayed() as bars:
+    with ThreadPoolExecutor(at_once) as pool, stopped_together(pool) as trainings, Relayed() as bars:
         while len(ended) < len(plan.steps):
             for name in ready(plan, started, ended):
                 started.add(name)
-                if plan.steps[name].job: pool.submit(start, name).add_done_callback(news.put)
+                if plan.steps[name].job:
+                    trainings.append(pool.submit(start, name))
+                    trainings[-1].add_done_callback(news.put)
                 else: ended |= make_now(plan, name)
             if not started - ended: continue                         # a model was made: others can start
             said = news.get()
