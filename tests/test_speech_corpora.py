@@ -225,7 +225,7 @@ def float_wav(path, values): sf.write(path, np.array(values), 16000, subtype='FL
 BAD = {
     'no sound':     (lambda p: p.write_bytes(b'no sound'*100), 'no readable audio file', None),
     'cut-off flac': (write_cut_off, None, 'damaged or cut short'),
-    'empty file':   (lambda p: p.touch(), 'no readable audio file', None),
+    'empty file':   (lambda p: p.touch(), 'no readable audio file: empty', None),
     'no samples':   (lambda p: sf.write(p, np.zeros(0), 16000), 'file without samples', None),
     'one sample':   (lambda p: sf.write(p, np.ones(1), 16000), None, '1 samples are less than one frame'),
     'nan':          (lambda p: float_wav(p, [0.1, np.nan]*8000), None,

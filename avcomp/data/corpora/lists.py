@@ -18,6 +18,7 @@ from lhotse.supervision import AlignmentItem
 from pathlib import Path
 from ...bars import track
 from ..clips import SPLITS, list_problems, load_cuts, make_cut, save_cuts
+from ..media import BadMedia
 from ...settings import digest
 from ...text import check_name, files_by_stem, is_visible, read_rows, read_text, words_of
 
@@ -163,7 +164,7 @@ def describe_row(
     if problem := check_row(row): return problem
     frames = None if row.frames is None else int(row.frames)
     try: cut = make_cut(row.id, row.audio, row.video, row.text or '', row.speaker, frames)
-    except ValueError: return 'no readable audio file'
+    except BadMedia as e: return e.finding
     if not cut.recording.num_samples: return 'file without samples'
     if row.samples not in (None, cut.recording.num_samples): return 'another length than the list says'
     if row.token_ids is not None: cut.supervisions[0].custom = {'token_ids': [int(i) for i in row.token_ids.split()]}
