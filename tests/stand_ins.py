@@ -127,8 +127,8 @@ def make_hubert(folder):
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz'", '|']
 SPELT = {   # folder -> symbols of a CTC head
-    'ctc': ['<pad>', '<s>', '</s>', '<unk>', *LETTERS],     # as public models have them
-    'ctc_of_tutorials': [*LETTERS, '[UNK]', '[PAD]'],       # without marks of begin and end: classes without names
+    'ctc_of_tutorials': [*LETTERS, '[UNK]', '[PAD]'],       # the blank is the last class
+    'ctc_unnamed': [*LETTERS, '[UNK]', '[PAD]'],            # nobody knows what its classes spell
 }
 
 
@@ -142,5 +142,5 @@ def make_ctc(bare, folder, symbols):
     state['lm_head.bias'] = torch.zeros(len(symbols))
     folder.mkdir()
     (folder/'config.json').write_text(json.dumps(config))
-    (folder/'vocab.json').write_text(json.dumps({s: i for i, s in enumerate(symbols)}))
+    if folder.name != 'ctc_unnamed': (folder/'vocab.json').write_text(json.dumps({s: i for i, s in enumerate(symbols)}))
     save_file(state, folder/'model.safetensors', {'format': 'pt'})

@@ -39,13 +39,15 @@ def rewrite(folder, change):
 DAMAGE = {
     'missing mp4': (lambda v, a, c: v.unlink(), 'missing file', 'missing video'),
     'missing wav': (lambda v, a, c: a.unlink(), 'missing file', 'missing sound'),
-    'corrupt mp4': (lambda v, a, c: v.write_bytes(b'no film'*100), 'no readable mp4', 'unreadable video'),
+    'corrupt mp4': (lambda v, a, c: v.write_bytes(b'no film'*100),
+                    'no readable video', 'no readable video file: plain text'),
     'cut-off mp4': (lambda v, a, c: v.write_bytes(v.read_bytes()[:len(v.read_bytes())//2]),
-                    'damaged or cut short', 'unreadable video'),
+                    'damaged or cut short', r'an mp4 without its index \(moov\), damaged or cut short'),
     'short mp4': (lambda v, a, c: write_video(v, load_clip(c)[1][:-5]),
                   'the manifest says', 'another number of frames'),
-    'corrupt wav': (lambda v, a, c: a.write_bytes(b'no sound'*100), 'no readable audio', 'unreadable sound'),
-    'short wav': (lambda v, a, c: write_wav(a, read_wav(a)[:-8000]), 'but audio lasts', 'sound and video differ'),
+    'corrupt wav': (lambda v, a, c: a.write_bytes(b'no sound'*100),
+                    'no readable audio', 'no readable audio file: plain text'),
+    'short wav': (lambda v, a, c: write_wav(a, read_wav(a)[:-9600]), 'but audio lasts', 'sound and video differ'),
 }
 
 @pytest.mark.parametrize('name', DAMAGE)

@@ -127,7 +127,7 @@ MEND = [   # layout, file, and what to write in place of what; None: the sentenc
     ('autoavsr', 'demo/demo_text_seg24s/train-00000.txt', None, WORDS), ('autoavsr', 'labels/train.csv', '\n', ' 1\n'),
     ('autoavsr', 'labels/units.txt', '<unk> 1', '<unk> 999'),
     ('librispeech', 'train-clean-100/1/2/1-2.trans.txt', None, WORDS),
-    ('librispeech', 'train-clean-100/1/2/1-2.alignment.txt', '"0.', '"1.'),
+    ('librispeech', 'train-clean-100/1/2/1-2.alignment.txt', '"0.', '"0.0'),
     ('audio', 'train/train-00000.txt', None, WORDS), ('audio', 'valid/x.trans.txt', '', 'valid-00001 mended words'),
     ('tsv', 'train-00000.txt', None, WORDS), ('tsv', 'x.trans.txt', '', 'train-00000 mended words'),
     ('shar', 'train/cuts.000000.jsonl.gz', None, WORDS),

@@ -179,6 +179,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('README.md', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,
     ('README.md', "-y '{columns: "): of_grids,
     ('README.md', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
+    ('README.md', 'papermill nbs/recipes/armhubert.ipynb runs/'): taken,
     ('CONTRIBUTING.md', 'make '): makes,
     ('CONTRIBUTING.md', '. .venv'): there,
     ('CONTRIBUTING.md', 'nbdev_'): there,
@@ -202,6 +203,8 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('nbs/recipes/grid.ipynb', '-y '): of_grids,
     ('nbs/recipes/dp_avhubert.ipynb', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('nbs/recipes/dphubert.ipynb', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
+    ('nbs/recipes/armhubert.ipynb', 'papermill nbs/recipes/armhubert.ipynb runs/'): taken,
+    ('nbs/recipes/starhubert.ipynb', 'papermill nbs/recipes/starhubert.ipynb runs/'): taken,
     ('nbs/recipes/compare.ipynb', 'papermill nbs/recipes/compare.ipynb runs/'): taken,
     ('nbs/recipes/robustness.ipynb', 'papermill nbs/recipes/robustness.ipynb runs/'): taken,
     ('nbs/recipes/sparse_vsr.ipynb', 'papermill nbs/recipes/sparse_vsr.ipynb runs/'): taken,
@@ -474,12 +477,12 @@ def test_every_layout_is_run():
     assert given | {'embedded', 'shar'} == set(BUILT_IN)
 
 
-UNNAMED = dict(teacher='/data/ctc_of_tutorials', tokenizer='', data_layout='librispeech', data_folder='/data/mini')
+UNNAMED = dict(teacher='/data/ctc_unnamed', tokenizer='', data_layout='librispeech', data_folder='/data/mini')
 TWO_THINGS = ("2 things to mend(.|\n)*carries no tokenizer.*pass a tokenizer(.|\n)*"
               "has no test split, but train, valid; unpack a part of it.*LibriSpeech's test-clean")
 FOREIGN = 'the head in .*ctc.* writes by its own tokenizer.*another one was given'
 REFUSED = {   # what is wrong -> what a recipe is given in place of its layout's command, and what is told
-    'foreign tokenizer': (dict(teacher='/data/ctc'), FOREIGN),
+    'foreign tokenizer': (dict(teacher='/data/ctc_of_tutorials'), FOREIGN),
     'no tokenizer, no test split': (UNNAMED, TWO_THINGS),
 }
 

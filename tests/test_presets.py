@@ -49,7 +49,7 @@ THIN, KEPT = STUDENT | dict(activation_dropout=0.1, input_dropout=0.05), ((0.9, 
 def thin(updates, frames, batches, lr, schedule='linear'):
     "Fit of a thin student (ARMHuBERT's note, sections 1.1 to 1.3): decay of all but biases, a twentieth as warm-up."
     fit = (updates, frames, batches, None, lr, KEPT, schedule, round(0.05*updates), THIN)
-    return {'distill': fit, 'finetune': FITS['dphubert_base']['finetune']}
+    return {'distill': fit, 'layers': fit, 'finetune': FITS['dphubert_base']['finetune']}
 STUDENTS = {'armhubert_960': thin(390_600, 5500, 8, 5e-3), 'armhubert_s_100': thin(158_533, 1900, 6, 5e-3),
             'armhubert_s_960': thin(195_300, 5500, 8, 5e-3), 'maskhubert_960': thin(390_600, 5500, 8, 5e-4),
             'starhubert_960': thin(585_916, 1230, 12, 1e-3, 'cosine')}
@@ -85,8 +85,8 @@ def test_fit_and_regularisation(name, which, stage):
     schedule = (fit.schedule.kind, asdict(fit.schedule).get('warmup'))
     found = (fit.updates, fit.max_frames, fit.batches, fit.clip_norm, adam.lr, moments, *schedule)
     assert found == FITS[name][which][:-1]
-    assert adam.undecayed == (('bias',) if (name in STUDENTS and which == 'distill') else ())
-    whole = name in LIP_READERS or (name, which) == ('starhubert_960', 'distill')
+    assert adam.undecayed == (('bias',) if (name in STUDENTS and which != 'finetune') else ())
+    whole = name in LIP_READERS or name == 'starhubert_960' and which != 'finetune'
     unit = 'epoch' if name in LIP_READERS else 'update'
     assert (fit.precision, fit.unit) == ('32-true' if whole else '16-mixed', unit)
     assert asked == neutral | FITS[name][which][-1]
@@ -151,6 +151,8 @@ def test_lip_readers(name):
 @pytest.mark.parametrize('name', STUDENTS)
 def test_thin_students(name):
     "Spans of 10 frames over 0.4 of 100 hours, 0.8 of 960; a tenth for each lower layer; relations of equal weight."
+    other, = presets()[name]['layers'].task.terms
+    assert other == presets()['dphubert_base']['distill'].task.terms[0]
     stage = presets()[name]['distill']
     term, = stage.task.terms
     assert stage.methods == stage.views == () and term.weight == 1. and term.layers == ()

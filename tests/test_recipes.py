@@ -16,7 +16,8 @@ from avcomp.data.units import train_units
 from avcomp.evaluate.page import write_page
 from avcomp.evaluate.report import read_report
 from avcomp.evaluate.sparse_vsr import rows_of, sparsity_table
-from avcomp.models.checkpoints import save_model
+from avcomp.models.checkpoints import load_model, save_model
+from avcomp.models.surgery import new_encoder
 from avcomp.models.vsr import VSR, vsr_config
 from warm import launch_kernel, once
 
@@ -194,6 +195,54 @@ def test_dphubert(listeners):
     written = {p.name for p in (out/'s3prl').iterdir()}
     assert written >= {'hubconf.py', 'expert.py', 'config.json', 'model.safetensors'}
     assert pictures(out, 'dphubert') == 19
+
+
+ROWS = {'attention', 'layer_wise', 'intra_layer'}   # of what is measured of relations
+
+
+def looked_inside(report, names):
+    "What a recipe of thin students measures layer by layer: four numbers for each way and model."
+    found = report['measured']
+    assert list(found['similarity']) == list(found['relations']) == ['as distilled', *names]
+    for ways in found['relations'].values():
+        assert set(ways) == ROWS and {len(layers) for layers in ways.values()} == {4}
+
+
+def test_armhubert(listeners):
+    "Maps are reused, holes guessed, heads taken off before texts are learned."
+    out = listeners/'armhubert'
+    parameters = listen(listeners, out, preset='smoke_armhubert', hidden=0.5, baselines=['own-maps'], probe_clips=[])
+    report = execute('armhubert', out, **parameters)
+    names, costs = ['teacher', 'student', 'own maps'], report['costs']
+    assert names == list(report['wer']) == list(costs)
+    assert costs['student']['params'] < costs['own maps']['params'] < costs['teacher']['params']
+    assert report['compression']['map_sources'] == [1, 1, 3, 3]
+    assert report['stages']['distill']['task']['terms'][0]['spans']['prob'] == 0.5
+    looked_inside(report, names[1:])
+    assert {k: len(layers) for k, layers in report['measured']['holes'].items()} == dict(hidden=4, seen=4, teacher=4)
+    assert [load_model(out/p).projection_dim for p in ('s3prl', 'finetune/model')] == [128, 0]
+    assert {n for n, clips in clips_of(report).items() if clips == 16} == {'distill', 'own_maps_distill'}
+    assert pictures(out, 'armhubert') == 19
+
+
+def test_starhubert(listeners):
+    "A teacher that cannot write yet; one kind of relations, and what a student is compared with."
+    out = listeners/'starhubert'
+    torch.manual_seed(0)
+    save_model(new_encoder('hubert_tiny', head='none'), out/'teacher')
+    parameters = listen(listeners, out, preset='smoke_starhubert', relations=['intra_layer'], scale='cosine',
+                        teacher=str(out/'teacher'), tokenizer=str(listeners/'teacher'/'tokenizer.model'),
+                        baselines=['layers', 'scratch'], probe_clips=[])
+    report = execute('starhubert', out, **parameters)
+    names = ['teacher', 'student', 'L1 and cosine', 'from scratch']
+    assert names == list(report['wer']) == list(report['costs'])
+    assert len({report['costs'][n]['params'] for n in names[1:]}) == 1
+    term, = report['stages']['distill']['task']['terms']
+    asked = {k: term[k] for k in ('layer_wise', 'intra_layer', 'attention', 'scale')}
+    assert asked == dict(layer_wise=0., intra_layer=1., attention=0., scale='cosine')
+    looked_inside(report, names[1:])
+    assert updates_of(report, 'scratch') == updates_of(report, 'distill', 'finetune')
+    assert 'teacher_finetune' in report['jobs'] and pictures(out, 'starhubert') == 19
 
 
 def packed(corpus, folder, *splits):
@@ -438,7 +487,7 @@ def test_unknown_preset_is_refused(work, tmp_path):
         execute('dp_avhubert', tmp_path, preset='huge', out=str(tmp_path), data_folder=str(work/'teacher'/'corpus'))
 
 
-@pytest.mark.parametrize('name', ['dp_avhubert', 'dphubert'])
+@pytest.mark.parametrize('name', ['dp_avhubert', 'dphubert', 'armhubert'])
 def test_readme_gives_the_same_command(name):
     "The command for the real corpus stands in the recipe and in README.md, and its parameters are the recipe's."
     nb = nbformat.read(ROOT/'nbs'/'recipes'/f'{name}.ipynb', as_version=4)

@@ -225,7 +225,7 @@ def float_wav(path, values): sf.write(path, np.array(values), 16000, subtype='FL
 BAD = {
     'no sound':     (lambda p: p.write_bytes(b'no sound'*100), 'no readable audio file', None),
     'cut-off flac': (write_cut_off, None, 'damaged or cut short'),
-    'empty file':   (lambda p: p.touch(), 'no readable audio file', None),
+    'empty file':   (lambda p: p.touch(), 'no readable audio file: empty', None),
     'no samples':   (lambda p: sf.write(p, np.zeros(0), 16000), 'file without samples', None),
     'one sample':   (lambda p: sf.write(p, np.ones(1), 16000), None, '1 samples are less than one frame'),
     'nan':          (lambda p: float_wav(p, [0.1, np.nan]*8000), None,
@@ -260,10 +260,10 @@ def test_damaged_librispeech(libri, cache, tmp_path):
     root = Path(shutil.copytree(libri[0], tmp_path/'LibriSpeech'))
     sound = next((root/'dev-clean').rglob('*.flac'))
     sound.write_bytes(b'no sound'*100)
-    damaged = rf'dev-clean: .*{sound.name}.*Unpack dev-clean.tar.gz again'
+    damaged = rf'dev-clean: 1 of 4 .*no readable audio file.*{sound.name}.*Unpack dev-clean.tar.gz again'
     with pytest.raises(ValueError, match=damaged): open_corpus('librispeech', root)
     sound.unlink()
-    missing = rf'1 of 4 utterances have no sound .{sound.stem}'
+    missing = rf'1 of 4 files cannot be used: 1 x missing audio .*{sound.stem}'
     with pytest.raises(ValueError, match=missing): open_corpus('librispeech', root)
     assert not list(cache.glob('librispeech-dev-clean*')) and len(list(cache.glob('librispeech-*'))) == 3
 

@@ -8,12 +8,12 @@ __all__ = ['NOISE_KINDS', 'check_snr', 'mix', 'average_noises', 'noise_from_list
 # %% ../../nbs/data/05_audio_noise.ipynb #a10e7c2e
 from numbers import Real
 from pathlib import Path
-import soundfile as sf
 import torch
 from torch import Tensor
 from .features import check_wav
-from .sound import SAMPLE_RATE
+from .sound import SAMPLE_RATE, open_sound
 from .sound import read_wav
+from ..text import read_rows
 
 # %% ../../nbs/data/05_audio_noise.ipynb #7f97862d
 def check_snr(
@@ -74,15 +74,15 @@ def noise_from_list(
         raise ValueError(f"expected a noise list with one wav path per line, found no file {path}; "
                          "prepare it or correct the folder and split")
     cuts, bad = {}, []
-    for i, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-        if not line.strip(): continue
+    for i, line in read_rows(path):
         wav = str(path.parent/line.strip())
-        try: info = sf.info(wav)
-        except RuntimeError:
-            bad.append(f'line {i}: {wav}')
+        try:
+            with open_sound(wav) as sound: samples, rate = len(sound), sound.samplerate
+        except (OSError, ValueError) as e:
+            bad.append(f'line {i}: {e}')
             continue
         source = AudioSource('file', channels=[0], source=wav)
-        recording = Recording(wav, [source], info.samplerate, info.frames, info.frames/info.samplerate)
+        recording = Recording(wav, [source], rate, samples, samples/rate)
         cuts[wav] = recording.to_cut().with_id(wav)
     if bad:
         raise ValueError(f"{len(bad)} noise files of {path} are missing or unreadable ({'; '.join(bad[:5])}); "

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core import Vocab
 from .clips import load_sound, load_video
 from .features import CROP, crop_flip, fbank, normalise_video
-from .plans import BatchStream, plan_of
+from .plans import BatchStream, filter_cuts as filter_cuts, plan_of
 from .shards import Shards
 from .sound import to_int16
 from .views import Crop, apply_views, bind_views

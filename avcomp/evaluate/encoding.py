@@ -22,9 +22,10 @@ def encode_batch(
     model:Model,       # any
     batch:dict,        # from `collate`
     modality:str='',   # 'av', 'a' or 'v'; '' = all streams the model takes and the batch has
+    **kwargs,          # further arguments of `encode`, such as maps=True
 )->Output:             # hidden states and what belongs to them
     "Encode one batch on the model's device."
-    return model.encode(**batch_inputs(model, batch, modality))
+    return model.encode(**batch_inputs(model, batch, modality), **kwargs)
 
 # %% ../../nbs/evaluate/00_encoding.ipynb #afcc7a80
 def num_samples(

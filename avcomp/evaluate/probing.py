@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['Labels', 'Chosen', 'pick_examples', 'collect_examples', 'LinearProbe', 'fit_probe', 'standardise', 'class_numbers',
-           'score_states', 'ProbeResult', 'probe']
+           'score_states', 'ProbeResult', 'probe', 'phone_probes']
 
 # %% ../../nbs/evaluate/04_probing.ipynb #8f2ba4f1
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from ..bars import track
+from ..data.alignment import read_alignments
 from ..data.clips import SPLITS
+from ..data.corpora import has_alignments
 from .encoding import encode_batch
 from ..models.contract import Model
 
@@ -199,3 +202,16 @@ def probe(
     baseline = names['test'].count(most)/len(names['test'])
     counts = tuple(len(y[split]) for split in SPLITS)
     return ProbeResult(level, tuple(classes), counts, baseline, accuracy, weights, layers, seed)
+
+# %% ../../nbs/evaluate/04_probing.ipynb #30a58473
+def phone_probes(
+    models:dict,         # name -> encoder in eval mode
+    cuts:dict,           # 'train', 'valid', 'test' -> clips
+    batches:Callable,    # clips -> batches as `collate` makes them
+    **kwargs,            # further arguments of `probe`
+)->dict[str, dict]:      # name -> fields of its `ProbeResult`, for `plot_probe`; {} where no phone times are known
+    "Probes for phones of some models."
+    if not all(has_alignments(cuts[split]) for split in SPLITS): return {}
+    loaders = {split: batches(cuts[split]) for split in SPLITS}
+    phones = {split: read_alignments(cuts[split], 'phone') for split in SPLITS}
+    return {name: asdict(probe(model, loaders, phones, **kwargs)) for name, model in models.items()}

@@ -16,6 +16,7 @@ from ..core import atomic_path
 from .wer import wer
 from ..models.contract import Model
 from ..settings import digest, from_data
+from ..text import words_of
 
 # %% ../../nbs/evaluate/02b_results.ipynb #d94b287e
 def weights_digest(
@@ -30,9 +31,9 @@ def weights_digest(
 
 def text_of(
     cut,      # a clip
-)->str:       # its transcript in lower case, as tokenizers write it
+)->str:       # its transcript in lower case
     "What is said in a clip."
-    return (cut.supervisions[0].text or '').lower()
+    return words_of(cut.supervisions[0].text or '').lower()
 
 def evaluation_digest(
     model:Model,          # its weights and settings count, those of its search too
@@ -84,10 +85,10 @@ class Robustness:
         if self.views.get(condition) != digest(views):
             for found in (*self.wer.values(), *self.hypotheses.values()): found.pop(condition, None)
         self.views[condition] = digest(views)
-        rate = wer([self.references[id] for id in texts], list(texts.values()))
-        self.wer.setdefault(modality, {})[condition] = rate
+        texts = {id: words_of(text).lower() for id, text in texts.items()}   # as the references are
+        self.wer.setdefault(modality, {})[condition] = wer(map(self.references.get, texts), texts.values())
         self.hypotheses.setdefault(modality, {})[condition] = texts
-        return rate
+        return self.wer[modality][condition]
 
 # %% ../../nbs/evaluate/02b_results.ipynb #27c3e309
 def all_pairs(

@@ -6,9 +6,10 @@
 __all__ = ['HUBCONF', 'UpstreamExpert', 'write_s3prl']
 
 # %% ../../nbs/evaluate/05_s3prl.ipynb #b0ad6df1
-import keyword
+import keyword, warnings
 from pathlib import Path
 import torch
+import torch.nn.functional as F
 from torch import nn
 from ..core import atomic_path
 from ..models.checkpoints import load_model, save_model
@@ -35,8 +36,12 @@ class UpstreamExpert(nn.Module):
         wavs,   # list of float tensors (N,) at 16 kHz, on the device of the model
     )->dict[str, torch.Tensor|tuple]:   # 'hidden_states', tensors (B, T, D) of one shape, and 'last_hidden_state'
         "Encode a list of clips; a model with heads for its layers hands on what they say."
+        least = self.model.frontend.receptive_field()
         lengths = torch.tensor([len(w) for w in wavs], device=wavs[0].device)
-        out = self.model.encode(nn.utils.rnn.pad_sequence(wavs, batch_first=True), lengths)
+        if short := int((lengths < least).sum()):
+            warnings.warn(f"{short} of {len(wavs)} clips have less than one frame of {least} samples and get silence")
+        wav = nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+        out = self.model.encode(F.pad(wav, (0, max(0, least - wav.shape[1]))), lengths.clamp(min=least))
         if out.projections: return dict(hidden_states=tuple(out.projections), last_hidden_state=out.projections[-1])
         return dict(hidden_states=tuple(out.hidden_states[self.model.first_state:]), last_hidden_state=out.last)
 

@@ -62,15 +62,16 @@ def encode_both(
     teacher:Model,   # encoder
     student:Model,   # encoder that takes the same batches
     batch:dict,      # from `collate`
-    modality:str,    # 'av', 'a' or 'v'; '' = all streams the models take
-)->list[Tensor]:     # two, (L+1, n, D) float32 on the device of the teacher
-    "Hidden states of both models on the valid frames of a batch."
-    outs = [encode_batch(m, batch, modality) for m in (teacher, student)]
+    modality:str='', # 'av', 'a' or 'v'; '' = all streams the models take
+    **kwargs,        # further arguments of `encode_batch`
+)->list[Output]:     # of the teacher and of the student
+    "What two models make of a batch."
+    outs = [encode_batch(m, batch, modality, **kwargs) for m in (teacher, student)]
     frames = [out.lengths.tolist() for out in outs]
     if frames[0] != frames[1]:
         raise ValueError(f"the models make {frames} frames of the clips {batch['ids']}; "
                          "compare models of one frame rate")
-    return [valid_states(out).to(outs[0].last.device) for out in outs]
+    return outs
 
 def similarity(
     teacher:Model,        # encoder in eval mode
@@ -84,7 +85,8 @@ def similarity(
         raise ValueError("models are compared in eval mode, got one in training mode; call .eval() first")
     sums, cosine, frames, shift = None, None, 0, None
     for batch in track(batches, 'similarity', shown=progress):
-        x, y = encode_both(teacher, student, batch, modality)
+        outs = encode_both(teacher, student, batch, modality)
+        x, y = (valid_states(out).to(outs[0].last.device) for out in outs)
         if x.shape[-1] == y.shape[-1]:
             new = torch.einsum('ind,jnd->ij', F.normalize(x, dim=-1), F.normalize(y, dim=-1)).cpu()
             cosine = new if cosine is None else cosine + new

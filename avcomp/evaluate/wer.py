@@ -7,20 +7,21 @@ __all__ = ['check_pairs', 'wer', 'cer']
 
 # %% ../../nbs/evaluate/01_wer.ipynb #7212265a
 import jiwer
+from ..text import words_of
 
 # %% ../../nbs/evaluate/01_wer.ipynb #8d6e30cc
 def check_pairs(
     references:list,   # sentences said
     hypotheses:list,   # sentences recognised, in the same order
 )->tuple[list[str], list[str]]:   # both as lists
-    "Refuse what has no word error rate."
+    "Sentences with single spaces; what has no word error rate is refused."
     if isinstance(references, str) or isinstance(hypotheses, str):
         raise ValueError("expected lists of sentences, got a string; put single sentences into lists")
-    references, hypotheses = list(references), list(hypotheses)
+    references, hypotheses = list(map(words_of, references)), list(map(words_of, hypotheses))
     if len(references) != len(hypotheses):
         raise ValueError(f"expected one hypothesis per reference, got {len(references)} references "
                          f"and {len(hypotheses)} hypotheses; write '' where nothing was recognised")
-    if not any(r.split() for r in references):
+    if not any(references):
         raise ValueError(f"expected at least one word among the references, got {len(references)} sentences "
                          "without any; was the text of the clips loaded?")
     return references, hypotheses

@@ -122,8 +122,9 @@ class CTCScorer(ClipScorer):
     def __init__(self,
         log_probs:Tensor,   # (B, T, V) log-probabilities
         valid:Tensor,       # (B, T) bool, False where frames are padding
-        vocab:Vocab,        # its `blank`, and its `eos`, which no frame says
+        vocab:Vocab,        # its `blank`, and its `eos`, which no frame says: a class, or one behind the last
     ):
+        if vocab.eos == log_probs.shape[-1]: log_probs = F.pad(log_probs, (0, 1), value=-math.inf)
         self.vocab, self.log_probs = vocab, blank_padding(log_probs, valid, vocab.blank)
 
     def start(self, num_texts):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from ..core import Config, GatePoint, check_choices, register_family
+from ..core import Config, GatePoint, Vocab, check_choices, register_family
 from .attention import RelPositions, head_width
 from .avhubert import ClusterModel
 from .contract import Output, Search, check_ranges, linear_dims, norm_dims, sizes_below
@@ -20,7 +20,7 @@ from .inputs import check_mask, check_wavs, normalize
 from .map_reuse import check_own_maps
 from .recogniser import Recogniser
 from .waveform import DenseNorm, WaveFrontend
-from ..pieces import AVHUBERT_VOCAB
+from ..pieces import AVHUBERT_VOCAB, spelled_vocab
 from ..settings import later
 
 # %% ../../nbs/models/05_hubert.ipynb #c1d4a246
@@ -58,6 +58,7 @@ class HubertConfig(Config):
     layerdrop:float=0.05                        # probability to skip a layer in training
     frontend_grad:float=1.                      # factor on gradients that enter the front-end, in [0, 1]
     own_maps:tuple[bool, ...]=later(())         # for each layer, whether it makes its own attention map; () = all do
+    ctc_blank:int=later(-1)                     # blank of a CTC head of letters; -1 = tokens as fairseq's
 
     def __post_init__(self): check_hubert(self)
 
@@ -77,6 +78,8 @@ def check_hubert(
                          f"{c.embed_dim}; got {c.conv_dims[-1]}. Set project=True")
     head_width(c.embed_dim, c.num_heads, c.head_dim)
     check_groups(c.embed_dim, c.pos_groups)
+    if type(c.ctc_blank) is not int or c.ctc_blank < -1:
+        raise ValueError(f"ctc_blank is a class or -1, got ctc_blank={c.ctc_blank!r}")
     check_own_maps(c.own_maps, c.num_layers)
 
 @dataclass(frozen=True)
@@ -205,7 +208,13 @@ class WaveEncoder(WaveWeights):
 @register_family('hubert', HubertConfig)
 class Hubert(WaveEncoder, Recogniser):
     "Waveform encoder (Hsu et al. 2021, section II), with a CTC head, a pre-training head or none."
-    vocab, decoder, search = AVHUBERT_VOCAB, None, Search(beam_size=1)
+    decoder, search = None, Search(beam_size=1)
+
+    @property
+    def vocab(self)->Vocab:
+        "Ids of the text it writes."
+        c = self.config
+        return AVHUBERT_VOCAB if c.ctc_blank < 0 else spelled_vocab(c.ctc_blank, c.vocab_size)
 
 @register_family('wav2vec2', Wav2Vec2Config)
 class Wav2Vec2(Hubert):

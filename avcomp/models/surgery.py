@@ -90,7 +90,7 @@ def headed_config(
     donor:Config,    # of the model that gives the heads, of the same family
 )->Config:           # with the fields and the sizes of the heads that are given
     "A config with the heads of another."
-    about = [f.name for f in fields(config) if f.name == 'vocab_size' or f.name.startswith('decoder_')]
+    about = [f.name for f in fields(config) if f.name in ('vocab_size', 'ctc_blank') or f.name.startswith('decoder_')]
     sizes = {k: v for k, v in config.sizes.items() if not k.startswith(BELOW_HEADS)}
     sizes |= {k: v for k, v in donor.sizes.items() if k.startswith(BELOW_HEADS)}
     return replace(config, sizes=sizes, **{name: getattr(donor, name) for name in about})
@@ -137,7 +137,9 @@ def with_new_head(
     ctc:bool=False,           # AV-HuBERT: a CTC head beside the decoder; others have the heads of their size
 )->Model:                     # of the encoder's shape with random weights and new heads: lend them
     "What `lend_head_` takes new heads from."
-    if has_field(encoder.config, 'vocab_size'): return reinitialised(encoder, vocab_size=vocab_size)
+    if has_field(encoder.config, 'vocab_size'):
+        usual = {'ctc_blank': -1} if has_field(encoder.config, 'ctc_blank') else {}
+        return reinitialised(encoder, vocab_size=vocab_size, **usual)
     return AVHubertS2S(avhubert_s2s_config(decoder_size, encoder.config, vocab_size=vocab_size, ctc=ctc))
 
 # %% ../../nbs/models/12_surgery.ipynb #a7f2f1d3

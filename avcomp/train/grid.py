@@ -30,7 +30,7 @@ def corpus_ids(
     parameters:dict,   # of a recipe
 )->list[str]:          # ids of clips and noises; [] where the recipe makes its corpus itself
     "What the corpus of a recipe consists of."
-    names = dict(layout='data_layout', folder='data_folder', noise='noise_folder', subset='subset')
+    names = dict(layout='data_layout', folder='data_folder', noise='noise_folder', subset='subset', max_bad='max_bad')
     given = {ours: parameters[theirs] for ours, theirs in names.items() if theirs in parameters}
     if not given.get('folder'): return []
     from avcomp.data.corpora import open_corpus     # slow to import: only where a recipe reads a corpus

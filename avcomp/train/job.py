@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from ..core import atomic_path
 from ..data.corpora import Corpus, open_corpus
+from ..data.corpora.lists import check_max_bad
 from ..data.synthetic import make_corpus
 from ..settings import KINDS, Source, digest, from_data, kind, sources_of, tag_of, to_data
 from .task import Stage
@@ -29,20 +30,22 @@ class Data:
     modalities:tuple=('audio', 'video')   # streams to train with: of 'audio' and 'video', or ('wav',) for waveforms
     subset:str=''               # part of the training clips, where the layout has any: '100', '960'
     transcribed:float=1.        # tasks that read text: share of the training clips to train on, in (0, 1]; others are 1
+    max_bad:float=0.            # share of bad clips of a list to leave out, in [0, 1); more are an error
 
     def __post_init__(self):
         if not 0 < self.transcribed <= 1:
             raise ValueError("transcribed is the share of the training clips whose transcripts are read, in (0, 1]; "
                              f"got {self.transcribed!r}")
+        check_max_bad(self.max_bad)
 
     def open(self)->Corpus:
         "The corpus."
-        return open_corpus(self.layout, self.folder, self.noise, self.subset)
+        return open_corpus(self.layout, self.folder, self.noise, self.subset, self.max_bad)
 
     def contents(self)->dict[str, object]:
         "What counts in place of layout, folders and subset: clips with their words, and recordings of noise."
         corpus = self.open()
-        return dict(folder=corpus.id, noise=corpus.noise_id, layout=None, subset=None)
+        return dict(folder=corpus.id, noise=corpus.noise_id, layout=None, subset=None, max_bad=None)
 
 # %% ../../nbs/train/07_job.ipynb #983179c2
 def embedded_in(

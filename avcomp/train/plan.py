@@ -167,6 +167,7 @@ def stopped_together(
                 told.add(process)
         raise
 
+# %% ../../nbs/train/15_plan.ipynb #65dccdab
 def run_together(
     plan:Plan,       # what to do
     at_once:int,     # trainings that may run at a time

@@ -7,16 +7,18 @@ __all__ = ['BUILT_IN', 'LAYOUTS', 'Corpus', 'has_alignments', 'clip_facts', 'cor
            'find_layout', 'own_noise', 'open_corpus']
 
 # %% ../../../nbs/data/corpora/00_door.ipynb #5e11a58f
-import json
+import inspect, json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from lhotse import CutSet, MonoCut
 from pathlib import Path
 from ..clips import SPLITS, load_cuts
+from .lists import check_max_bad
 from .musan import noise_facts, open_noise_lists
 from ..shards import Shards
 from ...settings import digest
+from ...text import check_name
 
 # %% ../../../nbs/data/corpora/00_door.ipynb #633047e9
 @dataclass(frozen=True)
@@ -90,26 +92,38 @@ BUILT_IN = ('embedded', 'avhubert', 'autoavsr', 'librispeech', 'audio', 'tsv', '
 @dataclass(frozen=True)
 class Layout:
     "One way in which a corpus may lie on a disk."
-    read:Callable              # folder (and subset, where there are any) -> {split: `CutSet` or `Shards`}
-    subsets:bool=False         # whether parts of the training clips have names
+    name:str                   # what `open_corpus` calls it
+    read:Callable              # folder, and by name some of `options` -> {split: `CutSet` or `Shards`}
     facts:Callable|None=None   # folder -> what decides results besides the clips; None: nothing does
     missing:str='add its clips'   # what to do for a split that is not there, which messages put for {split}
+
+    def open(self,
+        folder:Path,      # the corpus
+        **options,        # what not every layout has, such as subset='100'; '' and 0 ask for nothing
+    )->dict[str, CutSet|Shards]:   # split -> clips
+        "Read a corpus; what is asked for and not there is refused."
+        takes = list(inspect.signature(self.read).parameters)[1:]
+        asked = {name: value for name, value in options.items() if value}
+        if foreign := {name: value for name, value in asked.items() if name not in takes}:
+            raise ValueError(f"the layout {self.name!r} has {' and '.join(takes) or 'no options'}, got {foreign}; "
+                             "leave it out, or choose a layout that has it")
+        return self.read(folder, **asked)
 
 LAYOUTS:dict[str, Layout] = {}
 
 def layout(
     name:str,                  # what `open_corpus` calls it
-    subsets:bool=False,        # whether the function takes a subset after the folder
     facts:Callable|None=None,  # folder -> what decides results besides the clips; None: nothing does
     missing:str='add its clips',   # what to do for a split that is not there, which messages put for {split}
-)->Callable:                   # decorator of the function that reads a corpus: folder -> {split: clips}
+)->Callable:                   # decorator of the function that reads a corpus: folder and options -> {split: clips}
     "Register a layout; one of the package is never replaced by a notebook's."
     def add(read):
         own = read.__module__.startswith('avcomp.')
-        if own or name not in BUILT_IN: LAYOUTS[name] = Layout(read, subsets, facts, missing)
+        if own or name not in BUILT_IN: LAYOUTS[name] = Layout(name, read, facts, missing)
         return read
     return add
 
+# %% ../../../nbs/data/corpora/00_door.ipynb #e836b274
 def find_layout(
     name:str,   # one of `BUILT_IN`, or one that was registered
 )->Layout:      # how it is read
@@ -137,12 +151,11 @@ def open_corpus(
     folder:str|Path,     # the corpus
     noise:str|Path='',   # folder {kind}/{split}.tsv, as `prepare_musan` writes it; '' = the corpus's own noise, or none
     subset:str='',       # 'librispeech' and 'tsv': which training part, '100' or '960'; '' = all there is
+    max_bad:float=0.,    # layouts with lists: share of bad clips to leave out, told each time; more are an error
 )->Corpus:               # its clips and noises
     "Clips and noises of a corpus in any of the known layouts."
-    folder, found = Path(folder), find_layout(layout)
-    if subset and not found.subsets:
-        raise ValueError(f"some layouts have subsets, {layout!r} has none; got {subset!r}, expected ''")
-    clips = found.read(folder, subset) if found.subsets else found.read(folder)
+    folder, found = Path(check_name(folder)), find_layout(layout)
+    clips = found.open(folder, subset=subset, max_bad=check_max_bad(max_bad))
     noises = open_noise_lists(noise) if noise else own_noise(folder)
     id = corpus_digest(clips, found.facts(folder) if found.facts else None)
     made = noise_facts(noise) if noise else None

@@ -39,6 +39,7 @@ def audio_rows(
 @layout('audio', missing='put its files into a folder {split}')
 def open_audio(
     folder:str|Path,       # audio files, in folders or not
+    max_bad:float=0.,      # share of bad files of a split to leave out
 )->dict[str, CutSet]:      # split -> clips
     "Any folder of audio files as a corpus."
     folder = Path(folder).absolute()
@@ -48,5 +49,5 @@ def open_audio(
     splits = {s: found for s, found in splits.items() if found}
     if not splits:
         raise ValueError(f"expected audio files ({', '.join(SUFFIXES)}) in {folder}, found none; correct the folder")
-    return {s: cuts_of_rows(f'audio-{s}', audio_rows(folder, s, found), f'{folder.name} {s}')
+    return {s: cuts_of_rows(f'audio-{s}', audio_rows(folder, s, found), f'{folder.name} {s}', max_bad)
             for s, found in splits.items()}

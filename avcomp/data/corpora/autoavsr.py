@@ -8,23 +8,29 @@ __all__ = ['NAMES', 'read_units', 'ids_to_text', 'sibling_text', 'autoavsr_rows'
 
 # %% ../../../nbs/data/corpora/04_autoavsr.ipynb #341f7396
 import shutil
+from functools import lru_cache
 from lhotse import CutSet
 from pathlib import Path
 from ...core import atomic_path
 from .avhubert import speaker_of
 from . import layout
-from .lists import Row, cuts_of_rows, describe_rows, read_text
+from .lists import Row, cuts_of_rows, describe_rows
 from ..tokens import SPECIALS, Tokenizer
+from ...text import cells_of, files_by_stem, is_visible, read_rows, read_text, row_error, words_of
 
 # %% ../../../nbs/data/corpora/04_autoavsr.ipynb #63edef69
 def read_units(
     path:str|Path,     # units file, lines `piece id`
 )->dict[str, int]:     # piece -> id
     "Numbering of the pieces in Auto-AVSR's lists."
-    rows = [line.rsplit(maxsplit=1) for line in read_text(Path(path)).splitlines()]
-    if bad := [n for n, r in enumerate(rows, start=1) if len(r) != 2 or not r[1].isdecimal()]:
-        raise ValueError(f"{path}: expected lines `piece id`, got something else on lines {bad[:3]}")
-    return {piece: int(i) for piece, i in rows}
+    found, taken = {}, set()
+    for n, line in read_rows(path):
+        piece, _, number = ' '.join(line.split()).rpartition(' ')
+        if not piece or not number.isdecimal(): raise row_error(path, n, line, '`piece id`')
+        if piece in found or int(number) in taken: raise row_error(path, n, line, 'a piece and an id not seen before')
+        found[piece] = int(number)
+        taken.add(int(number))
+    return found
 
 def ids_to_text(
     ids:str,                # token ids separated by spaces
@@ -32,15 +38,15 @@ def ids_to_text(
 )->str:                     # the sentence; '' if a token is unknown
     "Transcript of a row of token ids."
     found = [pieces.get(int(i), '<unk>') for i in ids.split()]
-    return '' if '<unk>' in found else ''.join(found).replace('▁', ' ').strip()
+    return '' if '<unk>' in found else words_of(''.join(found).replace('▁', ' '))
 
 def sibling_text(
     video:Path,  # a mouth clip
+    texts=files_by_stem,   # (folder, '.txt') -> its text files by name
 )->str:          # its transcript, '' if there is none
     "Transcript file that belongs to a clip."
-    beside = video.with_suffix('.txt')
-    for path in (beside, Path(str(beside).replace('_video_', '_text_'))):
-        if path.is_file(): return ' '.join(read_text(path).split())
+    for path in (video, Path(str(video).replace('_video_', '_text_'))):
+        if found := texts(path.parent, '.txt').get(path.stem): return words_of(read_text(found))
     return ''
 
 # %% ../../../nbs/data/corpora/04_autoavsr.ipynb #b2f871e8
@@ -51,15 +57,13 @@ def autoavsr_rows(
 )->list[Row]:          # the clips it names
     "What an Auto-AVSR list says."
     pieces = {} if units is None else {i: piece for piece, i in read_units(units).items()}
-    rows = []
-    for n, line in enumerate(read_text(csv_path).splitlines(), start=1):
-        cols = line.split(',')
-        if len(cols) != 4 or not all(i.isdecimal() for i in cols[3].split()):
-            raise ValueError(f"{csv_path}, line {n}: expected dataset,video,frames,token ids, "
-                             f"got {len(cols)} columns: {line[:80]!r}")
-        dataset, path, frames, ids = cols
+    rows, texts = [], lru_cache(None)(files_by_stem)   # a folder is listed once
+    for n, line in read_rows(csv_path):
+        dataset, path, frames, ids, *more = cells_of(csv_path, n, line, 'dataset, video, frames, token ids', ',')
+        if more or not all(i.isdecimal() for i in (frames, *ids.split())):
+            raise row_error(csv_path, n, line, 'dataset,video,frames,token ids, of which the last two are numbers')
         video, id = root/dataset/path, str(Path(dataset, path).with_suffix(''))
-        text = (sibling_text(video) or ids_to_text(ids, pieces)).lower()
+        text = (sibling_text(video, texts) or ids_to_text(ids, pieces)).lower()
         rows.append(Row(id, video.with_suffix('.wav'), video, text, speaker_of(id), frames, token_ids=ids))
     return rows
 
@@ -84,7 +88,7 @@ def find_list(
     "{split}.csv, or else the one list that Auto-AVSR's preparation has named for the split."
     if (folder/f'{split}.csv').is_file(): return folder/f'{split}.csv'
     found = sorted(p for name in NAMES[split] for start in (f'*_{name}', name)
-                   for p in folder.glob(f'{start}_transcript_lengths_seg*.csv'))
+                   for p in folder.glob(f'{start}_transcript_lengths_seg*.csv') if is_visible(p.name))
     if len(found) < 2: return found[0] if found else None
     raise ValueError(f"expected one list of the {split} split in {folder}, found {[p.name for p in found]}; "
                      f"take the others away, or join those that you mean in {split}.csv")

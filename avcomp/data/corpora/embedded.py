@@ -26,4 +26,4 @@ def open_embedded(
 )->dict[str, CutSet]:      # split -> clips
     "Manifests as a corpus."
     folder = Path(folder)
-    return {split: load_list(folder, split) for split in find_splits(folder, '{}.jsonl.gz')}
+    return {split: load_list(folder, split) for split in find_splits(folder, '.jsonl.gz')}

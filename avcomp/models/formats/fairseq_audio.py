@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUDIO_NAMES', 'LAYER_NORM', 'AUDIO_SETTINGS', 'WAVLM_SETTINGS', 'AUDIO_ONLY', 'FINAL_DROPOUT', 'CONV_LAYERS',
-           'WAV2VEC2_UNUSED', 'HUBERT_HEAD', 'read_conv_layers', 'conv_fields', 'read_fairseq_audio']
+           'WAV2VEC2_UNUSED', 'HUBERT_HEAD', 'read_conv_layers', 'conv_fields', 'pretraining', 'read_fairseq_audio']
 
 # %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #4cd404b4
 import re
@@ -13,7 +13,7 @@ from .audio import AUDIO_FAMILIES, audio_checkpoint, letter_tokenizer
 from .checkpoint import Checkpoint, file_format
 from .fairseq import FAIRSEQ_NAMES, FAIRSEQ_REGULAR, FAIRSEQ_SHAPE, FINE_TUNED
 from .fairseq import fairseq_name, fairseq_settings, model_name, task_object
-from .pickles import plain
+from .pickles import plain, read_pickle
 from .tables import below, check_type, measured_head_dim, settings, translate
 
 # %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #0cdc692b
@@ -108,7 +108,20 @@ def _letters(content):
     symbols = dictionary.get('symbols') if isinstance(dictionary, dict) else None
     return letter_tokenizer(symbols) if symbols else None
 
-# %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #7780df40
+# %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #8586f400
+def pretraining(
+    path:Path,     # fine-tuned file
+    given:dict,    # its settings
+)->dict|None:      # settings of the pre-training, or None for a file that is not fine-tuned
+    "What the encoder of a fine-tuned file is shaped by."
+    if isinstance(given.get('w2v_args'), dict): return fairseq_settings({'cfg': given['w2v_args']})
+    if not isinstance(given.get('w2v_path'), str): return None
+    for place in (Path(given['w2v_path']), path.parent/Path(given['w2v_path']).name):
+        if place.is_file() and place.resolve() != path.resolve(): return fairseq_settings(read_pickle(place))
+    raise ValueError(f"{path} is fine-tuned, and its shape is in the pre-trained file that it was made from, "
+                     f"w2v_path={given['w2v_path']!r}, which is not there; copy that file to {path.parent}")
+
+# %% ../../../nbs/models/formats/08_fairseq_audio.ipynb #daced444
 def _fits(content):
     name = fairseq_name(content)
     return name is not None and not name.startswith('av_hubert')
@@ -120,8 +133,8 @@ def read_fairseq_audio(
 )->Checkpoint:
     "Read HuBERT or wav2vec 2.0 as fairseq saves it, pre-trained or with a CTC head, or WavLM."
     given, tensors = fairseq_settings(content), content['model']
-    tuned = isinstance(given.get('w2v_args'), dict)
-    inner = fairseq_settings({'cfg': given['w2v_args']}) if tuned else given
+    before = pretraining(path, given)
+    tuned, inner = before is not None, before or given
     root = 'w2v_encoder.w2v_model.' if tuned else ''
     table = AUDIO_NAMES | (LAYER_NORM if conv_fields(inner)['conv_norm'] == 'layer' else {})
     if tuned: table = below(table, root[:-1]) | {'ctc_head': 'w2v_encoder.proj'}

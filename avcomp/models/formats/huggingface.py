@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMERS_NAMES', 'TRANSFORMERS_UNUSED', 'TRANSFORMERS_SETTINGS', 'TRANSFORMERS_WAVLM', 'TRANSFORMERS_ONLY',
-           'names_in_folder', 'settings_in_folder', 'spelling', 'read_transformers']
+           'TOKENIZER_FILES', 'names_in_folder', 'settings_in_folder', 'ctc_fields', 'other_heads', 'read_transformers']
 
 # %% ../../../nbs/models/formats/09_huggingface.ipynb #795e9459
+import warnings
 from pathlib import Path
-from .audio import AUDIO_FAMILIES, audio_checkpoint, letter_tokenizer
+from .audio import AUDIO_FAMILIES, audio_checkpoint
 from .checkpoint import Checkpoint, file_format
 from .tables import below, check_type, measured_head_dim, settings, translate
-from .weights import read_json, read_weights
+from .huggingface_files import read_letters, read_normalised
+from .weights import read_weights
+from ...pieces import letters_proto
 
 # %% ../../../nbs/models/formats/09_huggingface.ipynb #a1376061
 TRANSFORMERS_NAMES = {   # our path: theirs
@@ -82,43 +85,42 @@ def settings_in_folder(
     return TRANSFORMERS_SETTINGS | (TRANSFORMERS_WAVLM if family == 'wavlm' else {})
 
 # %% ../../../nbs/models/formats/09_huggingface.ipynb #40ecd244
-def spelling(
-    vocab:dict[str, int],   # symbol -> class, {} where there is none
-    blank:int,              # class of the blank
-    size:int,               # number of classes
-)->tuple[list[int], bytes|None]:
-    "Order of the classes with the blank first; the tokenizer, if the vocabulary names them all."
+TOKENIZER_FILES = 'vocab.json', 'tokenizer_config.json', 'tokenizer.json', 'added_tokens.json'
+
+def ctc_fields(
+    folder:Path,    # of the model
+    content:dict,   # of its config.json
+    size:int,       # classes of the CTC head; 0 = there is none
+)->tuple[dict[str, int], bytes|None]:   # fields of our config; the tokenizer, or None
+    "Blank and letters of a CTC head."
+    if not size: return {}, None
+    blank = content.get('pad_token_id') or 0
+    check_type('pad_token_id', blank, 0, folder/'config.json')
+    if any((folder/name).is_file() for name in TOKENIZER_FILES):
+        letters = read_letters(folder, size, blank)
+        return dict(ctc_blank=letters.blank), letters_proto(letters)
     if not 0 <= blank < size:
-        raise ValueError(f"pad_token_id, the blank, is class {blank}, but there are {size} classes")
-    symbols = {i: s for s, i in vocab.items() if isinstance(i, int)}
-    first = [blank, vocab.get('<s>'), vocab.get('</s>'), vocab.get('<unk>', vocab.get('[UNK]'))]
-    known = sorted(symbols) == list(range(size)) and None not in first and len(set(first)) == 4
-    if not known: first = [blank]
-    order = first + [i for i in range(size) if i not in first]
-    return order, letter_tokenizer([symbols[i] for i in order]) if known else None
+        raise ValueError(f"pad_token_id of {folder}/config.json, the blank, is class {blank}, "
+                         f"but there are {size} classes")
+    warnings.warn(f"{folder} has a CTC head, but no vocab.json: nobody knows what its classes spell")
+    return dict(ctc_blank=blank) if blank else {}, None
+
+def other_heads(
+    folder:Path,     # of the model
+    tensors,         # names of its tensors
+    family:str,      # under whose name the encoder lies
+)->tuple[str, ...]:  # paths of what is left out
+    "Heads that our models have no place for, with a word about those that are not of pre-training."
+    outside = {key.split('.')[0] for key in tensors} - {family, 'lm_head'}
+    if other := sorted(outside - {*TRANSFORMERS_UNUSED}):
+        warnings.warn(f"{folder} has a head that avcomp has no place for, {', '.join(other)}; the encoder is opened, "
+                      "the head is in left_out")
+    return tuple(sorted(outside))
 
 # %% ../../../nbs/models/formats/09_huggingface.ipynb #3ee53480
-def _normalised(folder, fields):
-    "Whether waveforms are normalised; a folder without the file is of its model's usual kind."
-    path = folder/'preprocessor_config.json'
-    if not path.is_file(): return fields['conv_norm'] == 'layer'
-    normal = read_json(path).get('do_normalize', True)
-    check_type('do_normalize', normal, True, path)
-    return normal
-
-def _ordered(folder, state, blank):
-    "Put the classes of the CTC head in our order, in place; the tokenizer, or None."
-    head = [k for k in ('ctc_head.weight', 'ctc_head.bias') if k in state]
-    if not head: return None
-    vocab = read_json(folder/'vocab.json') if (folder/'vocab.json').is_file() else {}
-    order, tokenizer = spelling(vocab, blank, len(state[head[0]]))
-    for k in head: state[k] = state[k][order]
-    return tokenizer
-
-# %% ../../../nbs/models/formats/09_huggingface.ipynb #602aa680
 @file_format('a Hugging Face folder or hub id of HuBERT, wav2vec 2.0 or WavLM', lambda content: 'model_type' in content)
 def read_transformers(
-    folder:Path,    # config.json, weights, maybe preprocessor_config.json and vocab.json
+    folder:Path,    # config.json, weights, and the files of a processor
     content:dict,   # of its config.json
 )->Checkpoint:
     "Read a HubertModel, Wav2Vec2Model or WavLMModel, with a CTC head or without."
@@ -129,10 +131,10 @@ def read_transformers(
     fields = settings(content, settings_in_folder(family), TRANSFORMERS_ONLY, source)
     tensors = read_weights(folder)
     inside = any(k.startswith(f'{family}.') for k in tensors)
-    found = translate(tensors, names_in_folder(family, inside), TRANSFORMERS_UNUSED)
+    heads = other_heads(folder, tensors, family) if inside else TRANSFORMERS_UNUSED
+    found = translate(tensors, names_in_folder(family, inside), heads)
     fields['head_dim'] = measured_head_dim(found['state'], fields['embed_dim'], fields['num_heads'])
-    blank = content.get('pad_token_id') or 0
-    check_type('pad_token_id', blank, 0, source)
-    tokenizer = _ordered(folder, found['state'], blank)
-    config = AUDIO_FAMILIES[family](**fields, normalize_wav=_normalised(folder, fields))
+    spelt, tokenizer = ctc_fields(folder, content, len(found['state'].get('ctc_head.bias', ())))
+    normal = read_normalised(folder, usual=fields['conv_norm'] == 'layer')
+    config = AUDIO_FAMILIES[family](**fields, **spelt, normalize_wav=normal)
     return audio_checkpoint(config, found, tokenizer=tokenizer)

@@ -45,7 +45,7 @@ def _their_config(model):
         conv_stride=list(c.conv_strides),
         intermediate_size=_widths(model)[0],
     )
-    if c.vocab_size: fields['vocab_size'] = c.vocab_size
+    if c.vocab_size: fields |= dict(vocab_size=c.vocab_size, pad_token_id=model.vocab.blank)
     if not c.mask_emb: fields['mask_time_prob'] = 0.   # else they build a feature for masked frames
     return fields
 

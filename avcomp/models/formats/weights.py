@@ -12,6 +12,7 @@ from torch import Tensor
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from .pickles import read_pickle
+from ...text import found_instead, read_text
 
 # %% ../../../nbs/models/formats/03_weights.ipynb #7b42e94f
 def read_json(
@@ -19,7 +20,7 @@ def read_json(
 )->dict[str, object]:  # its content
     "Read settings."
     if not path.is_file(): raise ValueError(f"{path.parent} has no {path.name}; get the complete folder")
-    try: content = json.loads(path.read_text())
+    try: content = json.loads(read_text(path))
     except ValueError as e: raise ValueError(f"cannot read {path}: {e}") from e
     if isinstance(content, dict): return content
     raise ValueError(f"cannot read {path}: expected a JSON object, got a {type(content).__name__}")
@@ -32,7 +33,8 @@ def read_tensors(
     if path.suffix != '.safetensors': return read_pickle(path)
     try: return load_file(path)
     except SafetensorError as e:
-        raise ValueError(f"{path} is damaged or cut short ({e}); get the file again") from e
+        found = found_instead(path)
+        raise ValueError(f"{path} is {found or f'damaged or cut short ({e}); get the file again'}") from e
 
 # %% ../../../nbs/models/formats/03_weights.ipynb #ce63ac7d
 WEIGHT_FILES = 'model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json'
