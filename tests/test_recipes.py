@@ -399,13 +399,14 @@ def test_sparse_vsr_is_refused(case, work, lips, tmp_path):
 def beside(work, out, **kwargs):
     "Parameters of a short run of `compare`."
     return dict(preset='smoke_audio', teacher=str(work/'audio_teacher'/'model'), out=str(out), updates=6, snrs=[0],
-                data_folder=str(work/'teacher'/'corpus'), beam_size=1, at_once=1) | kwargs
+                data_folder=str(work/'teacher'/'corpus'), beam_size=1, at_once=1, families=[]) | kwargs
 
 
 def test_compare(listeners):
     "Sizes are what was asked for, budgets are equal, and another run's report joins in."
     out = listeners/'compare'
-    parameters = beside(listeners, out, methods=['gates', 'arm', 'gates+int8', 'scratch'])
+    parameters = beside(listeners, out, methods=['gates', 'arm', 'gates+int8', 'scratch'],
+                        families=['hubert_tiny'])
     report = execute('compare', out, **parameters)
     names = ['gates 75 %, seed 0', 'ARM 75 %, seed 0', 'gates, int8 75 %, seed 0', 'from scratch 75 %, seed 0']
     names = ['teacher', *names]
@@ -424,6 +425,8 @@ def test_compare(listeners):
     judged = ['gates', 'ARM', 'gates, int8']
     assert {c: list(found) for c, found in claims.items()} == dict(clean=judged, noise=judged)
     assert list(claims['clean']['ARM']['points']) == ['75 %, seed 0'] and len(report['findings']) == 6
+    tried = report['measured']['pairs']['hubert_tiny']   # tests/test_pairs.py tries them on all
+    assert len(tried) == 20 and all(pair['refused'] or all(pair['checks'].values()) for pair in tried)
     assert pictures(out, 'compare') == 6
     before = (out/'report.json').rename(out/'before.json')
     more = beside(listeners, out, methods=['gates', 'int8'], reports=[str(before)])

@@ -71,7 +71,8 @@ def left_of(
     packed:str|Path,       # model folder to write, with zeros left out and repeated values numbered
 )->dict[str, int]:         # 'params' of it that are not pruned, and 'bytes' of the file of its weights
     "What a model is on disk."
-    zeros = sum(int((~mask).sum()) for mask in nonzero_masks(model).values())
+    masks = {} if model.config.int8_from else nonzero_masks(model)   # integers are stored and multiplied, zeros too
+    zeros = sum(int((~mask).sum()) for mask in masks.values())
     file = save_model(model, packed, packed=True)/'model.safetensors'
     return dict(params=count_params(model) - zeros, bytes=file.stat().st_size)
 
