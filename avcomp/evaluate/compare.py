@@ -71,8 +71,8 @@ def left_of(
     packed:str|Path,       # model folder to write, with zeros left out and repeated values numbered
 )->dict[str, int]:         # 'params' of it that are not pruned, and 'bytes' of the file of its weights
     "What a model is on disk."
-    masks = {} if model.config.int8_from else nonzero_masks(model)   # integers are stored and multiplied, zeros too
-    zeros = sum(int((~mask).sum()) for mask in masks.values())
+    whole = all(p.is_floating_point() for p in model.parameters())   # a zero of 8 bits is a number like others
+    zeros = sum(int((~mask).sum()) for mask in nonzero_masks(model).values()) if whole else 0
     file = save_model(model, packed, packed=True)/'model.safetensors'
     return dict(params=count_params(model) - zeros, bytes=file.stat().st_size)
 
