@@ -122,9 +122,11 @@ def folder_is_made(piece, **_):
 
 
 def parameters(piece, tmp_path, **_):
-    "Every recipe of the page takes these parameters beside those of its command; grids have others."
+    """Every recipe of the page takes these parameters beside those of its command; grids have others. Dots stand for
+    the command before."""
     words = shlex.split(piece.text.replace('papermill ...', ''))
-    whole = [shlex.split(p.text) for p in SHOWN if p.page == piece.page and p.text.startswith('papermill nbs/')]
+    there = SHOWN[:SHOWN.index(piece)] if '...' in piece.text else SHOWN
+    whole = [shlex.split(p.text) for p in there if p.page == piece.page and p.text.startswith('papermill nbs/')]
     found = {Path(of[1]).stem: of[3:] for of in whole}
     for name in set(found) - {'grid'}: accepted(name, found[name] + words, tmp_path)
 

@@ -2,7 +2,7 @@
 
 The imports of training take longer than what most tests train. A fork server imports once and does nothing else; each
 process is forked from it, so it is as fresh, and as easily killed, as one of the command line."""
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver, get_context
@@ -49,6 +49,7 @@ def begin(call, args, env, cwd, log):
         for stream in (1, 2): os.dup2(f.fileno(), stream)
     os.environ.update(env)
     os.chdir(cwd)
+    multiprocessing.set_start_method(None, force=True)   # of its own processes: the platform's, not that of forks
     call(*args)
 
 def train(path):
