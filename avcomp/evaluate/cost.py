@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'TIMING', 'time_in_turn', 'ratios', 'peak_memory', 'use_threads', 'random_clips', 'Latency',
-           'encoding_call', 'by_model', 'compare_latency', 'measure_latency', 'cost_table', 'standard_costs']
+           'encoding_call', 'by_model', 'compare_latency', 'measure_latency', 'left_of', 'cost_table', 'standard_costs']
 
 # %% ../../nbs/evaluate/02_cost.ipynb #4b856c11
 import ctypes, gc, statistics
@@ -15,7 +15,9 @@ from pathlib import Path
 from time import perf_counter
 import torch
 from ..compress.dims import count_macs, count_params
+from ..compress.magnitude import nonzero_masks
 from .encoding import num_samples
+from ..models.checkpoints import save_model
 from ..models.contract import Model, choose_streams, float_weight
 
 # %% ../../nbs/evaluate/02_cost.ipynb #9cfff051
@@ -159,6 +161,17 @@ def measure_latency(
 )->Latency:            # its time and memory
     "Measure the encoder of one model."
     return compare_latency({'model': model}, frames, **kwargs)['model']
+
+# %% ../../nbs/evaluate/02_cost.ipynb #8f8b7966
+def left_of(
+    model:Model,           # that is compared
+    packed:str|Path,       # model folder to write, with zeros left out and repeated values numbered
+)->dict[str, int]:         # 'params' of it that are not pruned, and 'bytes' of the file of its weights
+    "What a model is on disk."
+    whole = all(p.is_floating_point() for p in model.parameters())   # a zero of 8 bits is a number like others
+    zeros = sum(int((~mask).sum()) for mask in nonzero_masks(model).values()) if whole else 0
+    file = save_model(model, packed, packed=True)/'model.safetensors'
+    return dict(params=count_params(model) - zeros, bytes=file.stat().st_size)
 
 # %% ../../nbs/evaluate/02_cost.ipynb #675e320b
 def cost_table(

@@ -4,17 +4,13 @@
 
 # %% auto #0
 __all__ = ['TITLES', 'TABLE_1', 'YES_NO', 'TABLE_2', 'published_rates', 'Published', 'published_table', 'Entry', 'sizes_of',
-           'speed_in_words', 'rows_of', 'curves_of', 'published_curves', 'rate_in_words', 'sparsity_table',
-           'models_table']
+           'speed_in_words', 'rows_of', 'curves_of', 'published_curves', 'sparsity_table', 'models_table']
 
 # %% ../../nbs/evaluate/06c_sparse_vsr.ipynb #c3a17298
 from dataclasses import dataclass
 from pathlib import Path
-from ..compress.dims import count_params
-from ..compress.magnitude import nonzero_masks
-from .intervals import mean_and_spread
-from .tables import markdown_table, percent
-from ..models.checkpoints import save_model
+from .cost import left_of
+from .tables import markdown_table, rate_in_words
 from ..models.contract import Model
 
 # %% ../../nbs/evaluate/06c_sparse_vsr.ipynb #a9b4eb41
@@ -109,10 +105,7 @@ def sizes_of(
     packed:str|Path,    # model folder to write, packed
 )->dict[str, int]:      # 'params' that are not pruned, 'bytes' of the packed file, 'dense_bytes' of the other
     "What is left of a model: parameters as table 2 counts them, and its file."
-    zeros = sum(int((~mask).sum()) for mask in nonzero_masks(model).values())
-    save_model(model, packed, packed=True)
-    def size(folder): return (Path(folder)/'model.safetensors').stat().st_size
-    return dict(params=count_params(model) - zeros, bytes=size(packed), dense_bytes=size(written))
+    return left_of(model, packed) | dict(dense_bytes=(Path(written)/'model.safetensors').stat().st_size)
 
 # %% ../../nbs/evaluate/06c_sparse_vsr.ipynb #1e65a74e
 def speed_in_words(
@@ -164,14 +157,6 @@ def published_curves(
     return {TITLES[m]: published_rates()[m] for m in methods}
 
 # %% ../../nbs/evaluate/06c_sparse_vsr.ipynb #112d3045
-def rate_in_words(
-    wer:dict|list|None,   # with its interval, or one for each seed; None = not measured
-)->str|None:              # for a table
-    "A rate, or the mean over seeds."
-    if not isinstance(wer, list): return percent(wer)
-    mean, spread = mean_and_spread([100*w for w in wer])
-    return f'{mean:.1f} ± {spread:.1f} %'
-
 def sparsity_table(
     rows:list[dict],       # from `rows_of`
 )->str:                    # in Markdown
