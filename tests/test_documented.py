@@ -279,6 +279,7 @@ globals().update(typed_parameters(globals()))
 Path(out).mkdir(parents=True, exist_ok=True)
 Path(out, 'report.json').write_text(json.dumps(dict(compression=dict(params=target_sparsity), wer={})))"""
 LOOKED_AT = """import json
+from pathlib import Path
 Path(out, 'report.json').write_text(json.dumps(dict(
     id=corpus.id, clips={s: len(cuts) for s, cuts in corpus.cuts.items()}, jobs=list(plan.jobs),
     conditions=list(conditions))))"""

@@ -32,7 +32,8 @@ class Listening:
     def __post_init__(self):
         c, self.started, self.out = self.config, time.time(), Path(self.config['out'])
         asked = [c[name] for name in ('data_layout', 'data_folder', 'noise_folder', 'min_frames', 'max_frames')]
-        self.data = embedded_in(Data(*asked, ('wav',), c['subset']), self.out/'corpus', c['clips'], video=False)
+        data = Data(*asked, ('wav',), c['subset'], max_bad=c['max_bad'])
+        self.data = embedded_in(data, self.out/'corpus', c['clips'], video=False)
         self.corpus = self.data.open()
         self.noises = self.corpus.recordings('test', c['noises'])
         self.conditions = 'clean', *noise_conditions(self.noises, c['snrs'])
