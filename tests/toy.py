@@ -67,11 +67,11 @@ def small_fields(stage, teacher, tokenizer):
 @pytest.fixture
 def job(corpus, parts):
     "Maker of jobs: stage of a preset such as 'smoke pruning', out folder, fields of the stage, fields of the run."
-    def make(name, out, stage={}, data={}, seed=0, **run):
+    def make(name, out, stage={}, data={}, seed=0, **run):   # of six updates, where `stage` names no other number
         table, name = name.split() if ' ' in name else ('smoke', name)
         student, teacher, modalities, tokenizer = MODELS[table]
         clips, settings = Data(folder=str(corpus), modalities=modalities), preset(table)[name]
-        settings = change(settings, small_fields(settings, parts/teacher, parts/tokenizer) | stage)
+        settings = change(settings, {'fit.updates': 6} | small_fields(settings, parts/teacher, parts/tokenizer) | stage)
         return Job(settings, change(clips, data), str(parts/student), out=str(out), seed=seed, run=Run(**run))
     return make
 
