@@ -195,7 +195,7 @@ def apply_views(
     return item
 
 # %% ../../nbs/data/05b_views.ipynb #50d6f81e
-ROOMS = ('visual_noise',)   # modules of this folder with further views that make conditions
+ROOMS = ('visual_noise', 'hearing')   # modules of this folder with further views that make conditions
 
 def marks()->dict[str, type]:   # mark -> class of view
     "Kinds of views that make conditions, by their mark; the first that claimed a mark has it."

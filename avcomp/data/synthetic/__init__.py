@@ -17,6 +17,7 @@ from ..clips import SPLITS, make_cut, save_cuts
 from ..sound import SAMPLE_RATE, read_wav, write_wav
 from .noise import NOISE_KINDS, make_sound
 from .speakers import NUM_SPEAKERS, Speaker, draw_clip, keyed_rng, make_speaker, speak_clip
+from .variety import WIDE, Variety, make_person
 from .voice import choose_sentences, grid_sentence, word_spans
 from ..video import FPS, write_video
 from ..workers import run_jobs
@@ -29,12 +30,14 @@ def corpus_info(
     noise_files:tuple,   # recordings of each kind of noise in train, valid and test
     seed:int,            # seed of all choices
     video:bool=True,     # whether mouths are drawn
+    variety:Variety|None=None,   # how wide the world of training and validation is; None = the small world
 )->dict[str, object]:    # these settings, with `corpus_id`
     "What the corpus is made of; the id changes with every setting."
     if len(noise_files) != 3 or min(noise_files) < 1:
         raise ValueError(f"expected three positive counts of noise files (train, valid, test), got {noise_files}")
     info = dict(name='embedded', version=VERSION, clips=list(clips), noise_files=list(noise_files), seed=seed)
     if not video: info['video'] = False
+    if variety: info['variety'] = variety.facts()
     return info | dict(corpus_id='embedded-' + hashlib.sha256(json.dumps(info).encode()).hexdigest()[:12])
 
 # %% ../../../nbs/data/synthetic/06_corpus.ipynb #5b282016
@@ -63,6 +66,7 @@ class ClipPlan:
     number:int    # number of its sentence
     seed:int      # of the corpus
     video:bool    # whether it is drawn
+    variety:Variety|None=None   # how wide the world of training and validation is
 
     @property
     def id(self)->str: return f'{self.split}-{self.i:05d}'
@@ -77,7 +81,10 @@ class ClipPlan:
     @property
     def text(self)->str: return grid_sentence(self.number)
     @property
-    def speaker(self)->Speaker: return make_speaker(self.split, self.i % NUM_SPEAKERS[self.split], self.seed)
+    def speaker(self)->Speaker:
+        if not self.variety or self.split not in WIDE:
+            return make_speaker(self.split, self.i % NUM_SPEAKERS[self.split], self.seed)
+        return make_person(self.split, self.i % self.variety.number(self.split), self.seed, self.variety)
 
 # %% ../../../nbs/data/synthetic/06_corpus.ipynb #5da0095f
 def make_clip(
@@ -97,7 +104,7 @@ def clip_cut(
 ):                        # lhotse cut, with phone and word times
     "Describe a clip."
     cut = make_cut(plan.id, plan.wav_path, plan.video_path, plan.text, plan.speaker.name)
-    return add_alignments(cut, {'phone': phones, 'word': word_spans(plan.text, phones)})
+    return add_alignments(cut, {'phone': phones, 'word': word_spans(plan.text, phones, plan.speaker.pronounce)})
 
 # %% ../../../nbs/data/synthetic/06_corpus.ipynb #315a1213
 @dataclass(frozen=True)
@@ -135,10 +142,11 @@ def plan_corpus(
     noise_files:tuple,   # recordings of each kind of noise in train, valid and test
     seed:int,            # seed of all choices
     video:bool,          # whether mouths are drawn
+    variety:Variety|None=None,   # how wide the world of training and validation is
 )->list:                 # a `ClipPlan` or `NoisePlan` for everything in it
     "What there is to make."
     sentences = choose_sentences(clips, seed)
-    said = [ClipPlan(folder, split, i, int(n), seed, video)
+    said = [ClipPlan(folder, split, i, int(n), seed, video, variety)
             for split, numbers in sentences.items() for i, n in enumerate(numbers)]
     noise = [NoisePlan(folder, kind, split, i, seed)
              for kind in NOISE_KINDS for split, n in zip(SPLITS, noise_files) for i in range(n)]
@@ -159,11 +167,13 @@ def make_corpus(
     num_workers:int=2,              # processes; 0 = in this one. The result does not depend on it
     noise_files:tuple=(12, 4, 4),   # recordings of each kind of noise in train, valid and test
     video:bool=True,                # draw the mouths; False: sound alone, the same sound in less time
+    variety:Variety|None=None,      # a wider world to train in, the same test; None = the small world
 )->Path:                            # the folder
     "Speak, draw and write the embedded corpus, or what is missing of it."
     folder = Path(folder)
-    plans = plan_corpus(folder, clips, noise_files, seed, video)
-    claim_folder(folder, corpus_info(clips, noise_files, seed, video))
+    plans = plan_corpus(folder, clips, noise_files, seed, video, variety)
+    if variety: variety.check()
+    claim_folder(folder, corpus_info(clips, noise_files, seed, video, variety))
     complete = {name: is_complete(folder/f'{name}.jsonl.gz') for name in {p.manifest for p in plans}}
     due = [p for p in plans if not complete[p.manifest] or not all(f.is_file() for f in p.files)]
     said = [p for p in due if isinstance(p, ClipPlan)]

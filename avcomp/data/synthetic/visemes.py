@@ -36,10 +36,10 @@ VISEMES = {    #  jaw  part  wide round press tuck tongue tip
 }
 
 # %% ../../../nbs/data/synthetic/02_visemes.ipynb #433e98ee
-LOOKS = {   # viseme, or two of a diphthong -> eSpeak NG's names of the phones in the 51 words
+LOOKS = {   # viseme, or two of a diphthong -> eSpeak NG's names of the phones in the 51 words, in all accents
     'p b m': 'p b m', 'f v': 'f v', 'th': 'T D', 't d n': 't d n', 'l': 'l', 's z': 's z', 't d n,sh ch j': 'tS dZ',
-    'k g': 'k g', 'r': 'r r-', 'w': 'w', 'y': 'j', 'ee': 'i:', 'i': 'I', 'e': 'E', 'a': 'a', 'ah': 'A@', 'o': '0',
-    'aw': 'o@', 'oo': 'u:', 'uh': '@ a#', 'e,i': 'eI', 'a,i': 'aI', 'a,oo': 'aU', 'aw,oo': 'oU', 'ee,uh': 'i@'}
+    'k g': 'k g', 'r': 'r r-', 'w': 'w w#', 'y': 'j', 'ee': 'i:', 'i': 'I', 'e': 'E', 'a': 'a', 'ah': 'A@', 'o': '0',
+    'aw': 'o@ O@', 'oo': 'u:', 'uh': '@ a# V', 'e,i': 'eI', 'a,i': 'aI aI2', 'a,oo': 'aU', 'aw,oo': 'oU', 'ee,uh': 'i@'}
 PHONEMES = {phone: looks.split(',') for looks, phones in LOOKS.items() for phone in phones.split()}
 
 # %% ../../../nbs/data/synthetic/02_visemes.ipynb #c56233c7
