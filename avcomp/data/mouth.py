@@ -67,7 +67,7 @@ def find_faces(
     if found.tracks: return found
     H, W = found.size
     raise NoFace(f"{video.path} shows no face: {len(found)} frames of {W}x{H} were looked at; expected one that looks "
-                 f"into the camera and is at least {max(W, H)//16} pixels wide; turn or crop the film, or leave it out; "
+                 f"into the camera and is at least {max(W, H)//16} pixels wide; turn or crop the film or leave it out; "
                  "a film of a mouth is read as it is, by read_video")
 
 def plan_mouth(

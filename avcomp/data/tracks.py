@@ -53,7 +53,8 @@ class Shots:
         gray:np.ndarray,   # next frame, uint8 (H, W)
     )->bool:               # whether a shot begins with it
         "Look at one more frame."
-        small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+        step = max(1, min(gray.shape)//64)   # of the pixels, some: it is the whole picture that changes
+        small = cv2.resize(gray[::step, ::step], (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
         change = float(np.abs(small - self.thumbnail).mean()) if self.count else np.inf
         begins = change > max(CUT, SUDDEN*self.change)
         if begins: self.starts.append(self.count)
@@ -61,7 +62,7 @@ class Shots:
         return begins
 
 # %% ../../nbs/data/08b_tracks.ipynb #5cb2ed0a
-PATIENCE, SEARCH, RETRY = 25, 25, 3   # frames: until a face is given up, between searches, while somebody is missing
+PATIENCE, SEARCH, RETRY = 25, 50, 3   # frames: until a face is given up, between searches, while somebody is missing
 
 @dataclass(eq=False)
 class Faces:
