@@ -56,11 +56,13 @@ def is_cut_short(
     def end(some):
         return max((float((p.pts + (p.duration or 0))*p.time_base) for p in some if p.pts is not None), default=0.)
     own = [p for p in packets if p.stream is stream]
+    early = min((float(p.pts*p.time_base) for p in packets if p.pts is not None), default=0.)   # sound is coded in advance
     mp4 = film.format.name.startswith('mov')   # counts pictures that its edit list hides
     promised = stream.duration and float(((stream.start_time or 0) + stream.duration)*stream.time_base)
     return (any(p.is_corrupt for p in packets) or not has_end(film.name, film.format.name)
             or not mp4 and stream.frames > len(own)
-            or end(own) + 0.5/FPS < (promised or 0) or end(packets) + 0.5/FPS < (film.duration or 0)/av.time_base)
+            or end(own) + 0.5/FPS < (promised or 0)
+            or end(packets) - min(early, 0) + 0.5/FPS < (film.duration or 0)/av.time_base)
 
 # %% ../../nbs/data/00a_video.ipynb #ade87fdc
 def picture_times(
