@@ -13,16 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 import cv2, numpy as np
 
-# %% ../../nbs/data/08a_faces.ipynb #e1b797ec
+# %% ../../nbs/data/08a_faces.ipynb #75a17df6
 WEIGHTS = 'shape_predictor_68_face_landmarks.dat'
 
 def landmark_file()->Path:   # weights of the predictor
-    "Where `face_recognition_models` keeps its landmarks; the package itself is never imported."
+    "Where `face_recognition_models` keeps its landmarks."
     found = find_spec('face_recognition_models')
     path = found and Path(found.submodule_search_locations[0])/'models'/WEIGHTS
     if not find_spec('dlib') or not path or not path.is_file():
-        raise ImportError("cropping mouths needs the detector of dlib-bin and the landmarks of face_recognition_models; "
-                          "pip install setuptools, then pip install --no-build-isolation 'avcomp[crop]'")
+        raise ImportError("cropping needs the detector of dlib-bin and the landmarks of face_recognition_models; pip "
+                          "install setuptools, then pip install --no-build-isolation dlib-bin face_recognition_models")
     return path
 
 @cache
@@ -32,7 +32,7 @@ def face_models()->tuple:    # dlib's detector of faces and its predictor of lan
     import dlib
     return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(path))
 
-# %% ../../nbs/data/08a_faces.ipynb #6276dd32
+# %% ../../nbs/data/08a_faces.ipynb #9c673dd7
 @dataclass(frozen=True, eq=False)
 class Found:
     "A face in a frame."
@@ -57,12 +57,12 @@ class Found:
 
 def is_same(
     a:Found,   # a face
-    b:Found,   # another in the same frame
+    b:Found,   # another in the same frame, or in the next
 )->bool:       # whether they lie closer together than half a face
     "Whether two finds are one face."
-    return np.abs(a.middle - b.middle).max() < max(a.width, b.width)/2
+    return bool(np.abs(a.middle - b.middle).max() < max(a.width, b.width)/2)
 
-# %% ../../nbs/data/08a_faces.ipynb #75a17df6
+# %% ../../nbs/data/08a_faces.ipynb #6a28f11d
 def cut_part(
     gray:np.ndarray,   # frame, uint8 (H, W)
     box:np.ndarray,    # (4,) left, top, right, bottom of the part; what lies outside of the frame is left out
@@ -76,20 +76,19 @@ def cut_part(
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return cv2.resize(part, None, fx=scale, fy=scale, interpolation=how), np.array([left, top])
 
+# %% ../../nbs/data/08a_faces.ipynb #0cdf93d6
 def detect(
     gray:np.ndarray,   # frame, uint8 (H, W)
     box:np.ndarray,    # (4,) part of it to look at
     scale:float,       # by which it is enlarged: faces of 80 pixels and more are found then
 )->list[Found]:        # faces, best first
-    "Look for faces at one scale (Dalal and Triggs 2005; King 2009)."
+    "Look for faces at one scale."
     part, corner = cut_part(gray, box, scale)
     boxes, scores, _ = face_models()[0].run(part, 0, 0.)
     edges = [np.array([b.left(), b.top(), b.right() + 1, b.bottom() + 1]) for b in boxes]
     return [Found(e/scale + np.tile(corner, 2), s) for e, s in zip(edges, scores)]
 
-# %% ../../nbs/data/08a_faces.ipynb #b0997503
-SIDES = 640, 1280   # pixels of the longer side of a frame in which faces are looked for: small ones only where none is large
-ENLARGED = 2.       # at most
+SIDES, ENLARGED = (640, 1280), 2.   # pixels of a frame's longer side where it is looked at; by how much it may grow
 
 def search(
     gray:np.ndarray,   # frame, uint8 (H, W)
@@ -100,8 +99,8 @@ def search(
         if found := detect(gray, whole, scale): return found
     return []
 
-# %% ../../nbs/data/08a_faces.ipynb #1fac1da6
-NEAR, TYPICAL = 0.5, 100   # of its width: how far around a face the next is looked for; how wide it is made for that, pixels
+# %% ../../nbs/data/08a_faces.ipynb #49934633
+NEAR, TYPICAL = 0.5, 100   # of its width: how far around a face one looks; pixels of its width then
 GROWTH = 1.4               # by which a face may grow or shrink from frame to frame
 
 def find_again(
@@ -113,17 +112,17 @@ def find_again(
     found = [f for f in found if is_same(f, last) and 1/GROWTH < f.width/last.width < GROWTH]
     return min(found, key=lambda f: np.abs(f.middle - last.middle).max(), default=None)
 
-# %% ../../nbs/data/08a_faces.ipynb #9c673dd7
-FINE = 200   # pixels of a face whose landmarks are looked for: they come as whole pixels
+# %% ../../nbs/data/08a_faces.ipynb #451c7c94
+FINE = 200   # pixels of the width of a face whose landmarks are looked for
 
 def find_landmarks(
     gray:np.ndarray,   # frame, uint8 (H, W)
     face:Found,        # a face in it
 )->np.ndarray:         # (68, 2) float32 x and y in pixels of the frame
-    "The 68 landmarks of a face (Kazemi and Sullivan 2014; trained on 300-W)."
+    "The 68 landmarks of a face."
     import dlib
     scale = FINE/face.width
     part, corner = cut_part(gray, face.around(NEAR), scale)
     box = dlib.rectangle(*((face.box - np.tile(corner, 2))*scale).round().astype(int).tolist())
-    points = face_models()[1](part, box).parts()
-    return (np.array([(p.x, p.y) for p in points], np.float32) + 0.5)/scale - 0.5 + corner.astype(np.float32)
+    points = np.array([(p.x, p.y) for p in face_models()[1](part, box).parts()])
+    return ((points + 0.5)/scale - 0.5 + corner).astype(np.float32)
