@@ -71,7 +71,7 @@ def unpack_sound(
     "The sound of a film, from its first picture on."
     with av.open(str(path)) as film:
         pictures = next((s for s in film.streams.video if s.start_time is not None), None)
-        begin, file, last = float(pictures.start_time*pictures.time_base) if pictures else None, None, 0.
+        begin, file = float(pictures.start_time*pictures.time_base) if pictures else None, None
         for time, rate, samples in sound_packets(film):
             if file is None:
                 file = sf.SoundFile(wav_path, 'w', rate, samples.shape[1], 'FLOAT', format='W64')

@@ -202,7 +202,7 @@ def transcribe(
     seconds:float=16.,          # longest part that is read at once
     overlap:float=2.,           # s that parts share where there is no pause to cut at
     progress:bool=True,         # show a bar
-    **kwargs,                   # `views`, `noises` and `seed` of `part_inputs`: what happens to a part before it is read
+    **kwargs,                   # `views`, `noises` and `seed` of `part_inputs`: what happens to parts
 )->Transcript:                  # words with times, how they were read, what is wrong with the file
     "What a person says in a video or sound file."
     model, tokenizer = load_writer(model)
@@ -222,4 +222,5 @@ def transcribe(
                 words = join_parts(words, new, part.start, part.overlap)
     problems = dict.fromkeys([*given.problems, *bad, *(str(w.message) for w in warned)])
     return Transcript(str(path), tuple(words), recording.seconds, tuple((p.start, p.end) for p in parts),
-        modality_of(given.streams), given.why, TIMING['decoder' in model.heads], (*given.quality, *heard), tuple(problems))
+        modality_of(given.streams), given.why, timing=TIMING['decoder' in model.heads],
+        quality=(*given.quality, *heard), problems=tuple(problems))

@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from ..data.tokens import Tokenizer
 from ..models.contract import Hypothesis, Vocab
 
@@ -58,10 +59,10 @@ def spoken_words(
     by_word = len(times) == len(grouped)
     for n, (text, places) in enumerate(grouped):
         start, end = times[n] if by_word else (times[places[0]][0], times[places[-1]][1])
-        share = (end - start)/len(places)
-        def span(k, i): return (start + k*share, start + (k + 1)*share) if by_word else times[i]
-        pieces = tuple(Spoken(tokenizer.decode([ids[i]]), *(offset + t for t in span(k, i)), scores[i])
-                       for k, i in enumerate(places))
+        edges = [start + (end - start)*k/len(places) for k in range(len(places) + 1)]
+        spans = zip(edges, edges[1:]) if by_word else [times[i] for i in places]
+        pieces = tuple(Spoken(tokenizer.decode([ids[i]]), offset + a, offset + b, scores[i])
+                       for i, (a, b) in zip(places, spans))
         found.append(Word(text, offset + start, offset + end, geometric_mean([p.score for p in pieces]), pieces))
     return found
 
@@ -135,11 +136,12 @@ class Transcript:
 
     def __str__(self):
         rows = [f'{w.start:8.2f} {w.end:7.2f}  {w.score:4.0%}  {w.text}' for w in self.words]
-        return '\n'.join([self.path, self.text or '(no words)', '', *rows, *['']*bool(rows), *self.notes])
+        return '\n'.join([Path(self.path).name, self.text or '(no words)', '', *rows, *['']*bool(rows), *self.notes])
 
     def _repr_html_(self):
         cells = ''.join(f'<span title="{w.start:.2f} to {w.end:.2f} s, {w.score:.0%}" '
                         f'style="background: rgba(255, 165, 0, {0.6*(1 - w.score):.2f})">{escape(w.text)}</span> '
                         for w in self.words)
         notes = ''.join(f'<li>{escape(note)}</li>' for note in self.notes)
-        return f'<p><b>{escape(self.path)}</b></p><p style="font-size: 130%">{cells or "(no words)"}</p><ul>{notes}</ul>'
+        name, text = escape(Path(self.path).name), cells or '(no words)'
+        return f'<p><b>{name}</b></p><p style="font-size: 130%">{text}</p><ul>{notes}</ul>'
