@@ -31,6 +31,7 @@ PUBLIC = {   # module: its public names
     'compress.codebooks': 'quantize_',
     'compress.int8': 'quantize_dynamic_',
     'data.mouth': 'crop_mouth',
+    'data.raw.prepare': 'prepare_corpus',
     'data.audio_noise': 'mix',
     'data.corruptions': 'corrupt',
     'evaluate.transcribe': 'transcribe',
