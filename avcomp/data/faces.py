@@ -100,7 +100,7 @@ def search(
     return []
 
 # %% ../../nbs/data/08a_faces.ipynb #49934633
-NEAR, TYPICAL = 0.5, 100   # of its width: how far around a face one looks; pixels of its width then
+NEAR, TYPICAL = 0.35, 85   # of its width: how far around a face one looks; pixels of its width then
 GROWTH = 1.4               # by which a face may grow or shrink from frame to frame
 
 def find_again(

@@ -36,8 +36,8 @@ SHADES = (   # strength, x, y, half width, half height
 )
 
 def ellipse(
-    x:float,      # middle
-    y:float,
+    x:float,      # its middle, from left
+    y:float,      # its middle, from above
     w:float,      # half width
     h:float,      # half height
     edge:float,   # width of its edge, as a share of its size
