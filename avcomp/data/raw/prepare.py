@@ -124,10 +124,11 @@ class Prepared:
     @property
     def rows(self)->list[tuple[str, str]]:
         "What is told, in two columns."
-        made = [(split, f'{n:,} clips, {hours:.2f} h') for split, (n, hours) in self.splits.items()]
-        if self.untold: made.append(('without a text', f'{self.untold:,} clips'))
+        def clips(n): return f"{n:,} clip{'s'*(n != 1)}"
+        made = [(split, f'{clips(n)}, {hours:.2f} h') for split, (n, hours) in self.splits.items()]
+        if self.untold: made.append(('without a text', clips(self.untold)))
         if self.notes: made.append(('with notes', f'{len(self.notes):,}, in notes.csv'))
-        lost = [(f'left out, {reason}', f'{n:,} films') for reason, n in self.reasons.items()]
+        lost = [(f'left out, {reason}', f"{n:,} film{'s'*(n != 1)}") for reason, n in self.reasons.items()]
         return made + lost + ([('which, and why', 'left_out.csv')] if lost else [])
 
     def __str__(self):
