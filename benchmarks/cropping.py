@@ -53,7 +53,7 @@ def steps(film, repeats):
 def plan_corpus(speed):
     "The time for a corpus, by the speed that was measured."
     hours = CLIPS*SECONDS*25/speed/3600
-    print(f'{speed:,.0f} frames/s a core ({WANTED} are wanted): {CLIPS:,} clips of {SECONDS} s are {hours:.1f} hours of '
+    print(f'{speed:,.0f} frames/s a core ({WANTED} wanted): {CLIPS:,} clips of {SECONDS} s are {hours:.1f} hours of '
           f'one core, {60*hours/CORES:.0f} minutes of {CORES}; in a day {CORES} cores do '
           f'{DAY*CORES*speed/25/3600:,.0f} hours of film')
 

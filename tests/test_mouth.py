@@ -31,14 +31,15 @@ def test_real_faces(real):
 @pytest.mark.parametrize('name', GEOMETRIES)
 def test_real_mouths_are_centred_and_of_one_size(real, name):
     """AV-HuBERT's cut goes with the lips of the very frame, to a whole pixel; Auto-AVSR's with their mean over half a
-    second. Eyes are as far apart as in the mean face, as far as one face is like another: within 5 %."""
+    second, from which lips that open, or hide behind a moustache, are up to 4 pixels away. Eyes are as far apart as in
+    the mean face, as far as one face is like another: within 5 %."""
     rule = GEOMETRIES[name]
     target = dict(zip(rule.points, np.array(rule.target)))
     apart = np.linalg.norm(target[45] - target[36])
     for clip, mouth in real.items():
         placed = apply_maps(align(mouth.landmarks, rule), mouth.landmarks)
         lips = placed[:, MOUTH].mean(1)
-        assert np.abs(lips - 48).max() < (2.5 if rule.follow else 0.51), clip
+        assert np.abs(lips - 48).max() < (4 if rule.follow else 0.51), clip
         assert np.abs(lips.mean(0) - 48).max() < 0.5, clip
         assert distance(placed, 36, 45).mean() == pytest.approx(apart, rel=0.05), clip
         level = placed[:, 45] - placed[:, 36]
