@@ -15,7 +15,7 @@ from pathlib import Path
 from ..clips import MAX_OFFSET, write_video, write_wav
 from ..geometries import cut_mouth, get_geometry
 from ..media import BadMedia
-from ..mouth import FACES, NoFace, crop_mouth, measure_sync, plan_cuts, rate_clip
+from ..mouth import FACES, NoFace, crop_mouth, judge, plan_faces
 from ..pauses import Part, cut_parts, find_pauses, sound_levels
 from ..quality import Quality, sound_envelope
 from . import Raw
@@ -63,10 +63,11 @@ def crop_stretch(
     if not found.tracks: raise LeftOut('no face')
     envelope = sound_envelope(raw.path, last)
     if envelope is not None: envelope = envelope[first:]
-    plan = plan_cuts(found, weigh_place(found, raw.at) if raw.at else FACES[making.face](found, envelope), rule)
+    weights = weigh_place(found, raw.at) if raw.at else FACES[making.face](found, envelope)
+    plan = plan_faces(video, found, weights, rule, envelope)
     frames = islice(each_frame(video), first, last)
     mouths = np.stack([cut_mouth(gray, place, rule.size) for gray, place in zip(frames, plan.maps, strict=True)])
-    return mouths, rate_clip(found, plan, mouths, measure_sync(plan, envelope))
+    return mouths, judge(plan, mouths.mean())
 
 def mouths_of(
     raw:Raw,          # a film
