@@ -14,6 +14,7 @@ from ..core import atomic_path
 from ..data.corpora import Corpus, open_corpus
 from ..data.corpora.lists import check_max_bad
 from ..data.synthetic import make_corpus
+from ..data.synthetic.variety import Variety
 from ..settings import KINDS, Source, digest, from_data, kind, sources_of, tag_of, to_data
 from .task import Stage
 
@@ -53,10 +54,11 @@ def embedded_in(
     folder:Path,     # where the corpus is made if the layout is 'embedded' and no folder is named
     clips:list,      # clips of train, valid and test
     video:bool=True, # with pictures of mouths
+    variety:Variety|None=None,   # a wider world to train in; None = the small one
 )->Data:             # with a folder
     "Data that is there: the embedded corpus is made where it is missing."
     if data.layout != 'embedded' or data.folder: return data
-    return replace(data, folder=str(make_corpus(folder, clips=tuple(clips), seed=0, video=video)))
+    return replace(data, folder=str(make_corpus(folder, clips=tuple(clips), seed=0, video=video, variety=variety)))
 
 LAUNCHERS = ('local', 'torchrun', 'slurm')
 
