@@ -216,6 +216,8 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('nbs/recipes/armhubert.ipynb', 'papermill nbs/recipes/armhubert.ipynb runs/'): taken,
     ('nbs/recipes/starhubert.ipynb', 'papermill nbs/recipes/starhubert.ipynb runs/'): taken,
     ('nbs/recipes/compare.ipynb', 'papermill nbs/recipes/compare.ipynb runs/'): taken,
+    ('nbs/recipes/pretrain_teacher.ipynb', 'papermill nbs/recipes/pretrain_teacher.ipynb runs/'): taken,
+    ('nbs/recipes/pretrain_audio_teacher.ipynb', 'papermill nbs/recipes/pretrain_audio_teacher.ipynb runs/'): taken,
     ('nbs/recipes/robustness.ipynb', 'papermill nbs/recipes/robustness.ipynb runs/'): taken,
     ('nbs/recipes/sparse_vsr.ipynb', 'papermill nbs/recipes/sparse_vsr.ipynb runs/'): taken,
     ('nbs/recipes/grid.ipynb', 'papermill nbs/recipes/grid.ipynb runs/'): recipe,
