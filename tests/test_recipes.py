@@ -5,12 +5,15 @@ from pathlib import Path
 from unittest.mock import patch
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import torch
 from avcomp.data.clips import load_cuts
 from avcomp.data.shards import write_shar
 from avcomp.data.synthetic import make_corpus
+from avcomp.data.synthetic.heads import draw_heads, place_heads, turn_about, write_film
+from avcomp.data.synthetic.speakers import draw_clip, keyed_rng, make_speaker, speak_clip
 from avcomp.data.tokens import train_tokenizer
 from avcomp.data.units import train_units
 from avcomp.evaluate.page import write_page
@@ -158,10 +161,24 @@ def listeners(work, tmp_path_factory):
     return work
 
 
+def film_person(folder):
+    "A film of a drawn head, named by what is said."
+    folder.mkdir()
+    speaker, rng = make_speaker('test', 1, 0), keyed_rng(0, 'film')
+    wav, phones = speak_clip('bin blue at f two now', speaker, rng)
+    heads, mask = draw_heads(draw_clip(phones, 30, speaker, rng), speaker.face)
+    wall = np.full((30, 240, 320), 90, np.uint8)
+    write_film(folder/'bbaf2n.mp4', place_heads(wall, heads, mask, turn_about(0.8, 0, (150, 150))), wav[:30*640])
+    return folder
+
+
 def make_listener(work):
     out = work/'audio_teacher'
     report = execute('pretrain_audio_teacher', out, preset='smoke_audio', out=str(out), phone_updates=2, word_updates=2,
-                     data_folder=str(work/'teacher'/'corpus'), finetune_updates=2, vocab_size=60, beam_size=1)
+                     data_folder=str(work/'teacher'/'corpus'), finetune_updates=2, vocab_size=60, beam_size=1,
+                     variety='life', real_clips=str(film_person(work/'people')))
+    assert set(report['measured']['real']['teacher']) == {'a'}
+    assert [v['kind'] for v in report['stages']['finetune']['views']] == ['noise', 'hearing']
     assert updates_of(report, 'finetune') == 2 and set(report['wer']['teacher']) == {'a'}
     assert set(report['measured']['wer_valid']['teacher']['a']) == set(report['wer']['teacher']['a'])
 

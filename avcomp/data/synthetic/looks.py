@@ -112,7 +112,8 @@ def soft_mask(
     "A polygon with a soft edge."
     mask = np.zeros((2*SIZE, 2*SIZE), np.uint8)
     fill_polygon(mask, points, 255)
-    return cv2.GaussianBlur(mask, (0, 0), soft)*np.float32(1/255)
+    small = cv2.GaussianBlur(cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA), (0, 0), soft/2)
+    return cv2.resize(small, (2*SIZE, 2*SIZE))*np.float32(1/255)
 
 def shade_lips(
     image:np.ndarray,    # uint8 (192, 192), lips drawn
