@@ -1,4 +1,4 @@
-"""Models on real people, none of whom they have met: word error rates on films that are named by their sentences, as those of GRID.
+"""Models on real people: word error rates on films that are named by their sentences, as those of GRID.
 
     python -m benchmarks.real_clips FOLDER
     python -m benchmarks.real_clips FOLDER --models runs/pretrain_teacher/model runs/pretrain_audio_teacher/model

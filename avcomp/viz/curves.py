@@ -68,7 +68,7 @@ def plot_training(
     return list(axes)
 
 # %% ../../nbs/viz/01b_curves.ipynb #c834a045
-AXES = {'@': 'SNR of {} (dB)', '#': 'level of {}'}   # mark of a condition -> what its number is
+AXES = {'@': 'SNR of {} (dB)', '#': 'level of {}', '~': 'number of {}'}   # mark of a condition -> what its number is
 
 def condition_level(
     condition:str,                # 'clean', 'babble@0', 'blur#5' or a sum, 'babble@0+blur#5'

@@ -115,6 +115,7 @@ def soft_mask(
     small = cv2.GaussianBlur(cv2.resize(mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA), (0, 0), soft/2)
     return cv2.resize(small, (2*SIZE, 2*SIZE))*np.float32(1/255)
 
+# %% ../../../nbs/data/synthetic/03b_looks.ipynb #8a786e91
 def shade_lips(
     image:np.ndarray,    # uint8 (192, 192), lips drawn
     shape:dict[str, np.ndarray],   # outlines of one frame, out of `lip_shape`
@@ -131,8 +132,9 @@ def shade_lips(
         gain *= 1 - looks.moustache*soft_mask(np.concatenate([wide, above[::-1]]), 3)*strands
     if looks.beard:
         y = (low[20, 1] + chin)/2 + 5
-        ring = soft_mask(ellipse_points(y + 2, 38, chin - y + 10), 12) - soft_mask(np.concatenate([up, low[::-1]])*1.15, 4)
-        gain *= 1 - looks.beard*ring.clip(0)*strands
+        around = soft_mask(ellipse_points(y + 2, 38, chin - y + 10), 12)
+        lips = soft_mask(np.concatenate([up, low[::-1]])*1.15, 4)
+        gain *= 1 - looks.beard*(around - lips).clip(0)*strands
     return (image*gain).clip(0, 255).astype(np.uint8)
 
 # %% ../../../nbs/data/synthetic/03b_looks.ipynb #248347d3

@@ -43,7 +43,7 @@ WIDE_VERSION = 1   # of the wider world: a change of any sound or picture in it 
 WIDE = 'train', 'valid'   # splits that it makes wider
 
 # %% ../../../nbs/data/synthetic/04b_variety.ipynb #d4064b50
-VARIETIES, OTHER_VOICES = ('', 'life'), ('', 'flite')   # what recipes may ask for; '' = the small world, eSpeak NG's voices
+VARIETIES, OTHER_VOICES = ('', 'life'), ('', 'flite')   # what recipes may ask for; '' = nothing new
 
 def variety_named(
     variety:str,          # one of `VARIETIES`

@@ -132,7 +132,8 @@ def speak(
 )->tuple[np.ndarray, list[Span]]:   # wav float32 (N,) at 16 kHz; its phones
     "Speech and its timed phones; the single letter 'a' is named like a letter."
     said = ' '.join('[[eI]]' if w == 'a' else w for w in text.split())
-    sound, events, sample_rate = run_espeak(said, voice, {RATE: round(rate/warp), PITCH: pitch, PITCH_RANGE: pitch_range})
+    settings = {RATE: round(rate/warp), PITCH: pitch, PITCH_RANGE: pitch_range}
+    sound, events, sample_rate = run_espeak(said, voice, settings)
     sample_rate = warped(sample_rate, warp)
     ends = [s for _, s in events[1:]] + [len(sound)]
     phones = [(name, start/sample_rate, end/sample_rate) for (name, start), end in zip(events, ends)
