@@ -159,7 +159,7 @@ def plot_crop(
     axes['frame'].imshow(gray, cmap='gray', vmin=0, vmax=255)
     axes['frame'].plot(*mouth.landmarks[t].T, '.', ms=2)
     axes['frame'].plot(*(square @ back[:, :2].T + back[:, 2]).T, lw=1)
-    axes['frame'].set(xlim=(0, gray.shape[1]), ylim=(gray.shape[0], 0))
+    axes['frame'].set(xlim=(-0.5, gray.shape[1] - 0.5), ylim=(gray.shape[0] - 0.5, -0.5))
     axes['frame'].set_title(f'frame {t}, score {mouth.confidence[t]:.1f}')
     axes['clip'].imshow(mouth.frames[t], cmap='gray', vmin=0, vmax=255)
     axes['clip'].set(title='what is cut')

@@ -56,7 +56,7 @@ def is_cut_short(
     def end(some):
         return max((float((p.pts + (p.duration or 0))*p.time_base) for p in some if p.pts is not None), default=0.)
     own = [p for p in packets if p.stream is stream]
-    early = min((float(p.pts*p.time_base) for p in packets if p.pts is not None), default=0.)   # sound is coded in advance
+    early = min((float(p.pts*p.time_base) for p in packets if p.pts is not None), default=0.)   # what coders need
     mp4 = film.format.name.startswith('mov')   # counts pictures that its edit list hides
     promised = stream.duration and float(((stream.start_time or 0) + stream.duration)*stream.time_base)
     return (any(p.is_corrupt for p in packets) or not has_end(film.name, film.format.name)
