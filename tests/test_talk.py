@@ -1,4 +1,4 @@
-"From raw films to text and to a corpus, as people do it: real clips where they are at hand, other processes, a killed run."
+"Raw films become text and a corpus: real clips where they are at hand, other processes, a run that is killed."
 import csv, json
 from pathlib import Path
 import numpy as np, pytest
