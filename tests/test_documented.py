@@ -181,6 +181,7 @@ def said(reason):
 HOW = {   # page or its folder, how the command begins -> what is done with it; the longest beginning counts
     ('README.md', 'make '): makes,
     ('README.md', 'pip install .'): there,
+    ('README.md', 'pip install --no-build-isolation'): there,
     ('README.md', 'mkdir '): folder_is_made,
     ('README.md', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('README.md', 'papermill ... -p devices 2'): parameters,
@@ -204,6 +205,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('data_cards/lrs3.md', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('data_cards/musan.md', 'lhotse download'): lhotse,
     ('nbs/', 'python -m avcomp transcribe'): transcribes,
+    ('nbs/data/', 'pip install '): there,
     ('nbs/data/12_workers.ipynb', 'python -c'): said('a way of starting Python, no command'),
     ('nbs/evaluate/08_page.ipynb', 'python -m avcomp.evaluate.page'): page_of_recipe,
     ('nbs/recipes/', '-p name value'): said('the pattern of all parameters'),

@@ -1,5 +1,5 @@
 """Mouth clips out of films as people have them: real ones of GRID, other rates, lying on their side, two who talk."""
-import warnings, weakref
+import json, warnings, weakref
 from pathlib import Path
 import av, numpy as np, pytest
 from avcomp.data.geometries import GEOMETRIES, MOUTH, align, apply_maps
@@ -50,6 +50,11 @@ def test_real_sound_fits(real):
     curve = np.mean([mouth.sync for mouth in real.values()], 0)
     assert abs(int(curve.argmax()) - REACH) <= 1 and curve.max() > 0.3
     assert all(np.isnan(mouth.quality.lag) or abs(mouth.quality.lag) <= 1 for mouth in real.values())
+
+def test_no_picture_of_them_is_committed():
+    cells = json.loads((Path(__file__).parents[1]/'nbs'/'data'/'08_mouth.ipynb').read_text(encoding='utf-8'))['cells']
+    cell, = (c for c in cells if "'shared'/'data'/'grid'" in ''.join(c['source']))
+    assert cell['outputs'] == []
 
 # drawn heads
 
@@ -107,6 +112,14 @@ def test_of_two_who_talk(talkers):
         envelope = 10*np.log10((wav[:T*640].reshape(T, -1)**2).mean(1) + QUIET**2)
         owner, = set(choose_tracks(found, weigh_speech(found, envelope)))
         assert abs(found.tracks[owner].last.middle[0] - x) < 20
+
+@pytest.mark.parametrize('T', [1, 2])
+def test_hardly_a_film(talkers, tmp_path, T):
+    _, heads, mask = talkers[0]
+    write_film(tmp_path/'a.mp4', place_heads(wall(T), heads[:T], mask, walk(0)), np.zeros(640*T))
+    for geometry in GEOMETRIES:
+        mouth = crop_mouth(tmp_path/'a.mp4', geometry)
+        assert mouth.frames.shape == (T, 96, 96) and mouth.quality.jitter == 0 and np.isnan(mouth.quality.lag)
 
 def test_memory(talkers, tmp_path):
     "A film is never in memory as a whole."

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['FACES', 'weigh_size', 'weigh_speech', 'NoFace', 'Plan', 'find_faces', 'plan_faces', 'plan_mouth', 'cut_frames',
-           'judge', 'Mouth', 'crop_mouth', 'plot_crop']
+           'judge', 'Mouth', 'crop_mouth']
 
 # %% ../../nbs/data/08_mouth.ipynb #86bbdf53
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-import cv2, numpy as np
-from .alignment import draw_strip
+import numpy as np
 from .geometries import Geometry, align, cut_mouth, get_geometry
 from .quality import (REACH, TURNED, Quality, correlations, distance, face_turn, find_lag, flatten,
                                  jitter, mouth_opening, sound_envelope)
@@ -141,29 +140,3 @@ def crop_mouth(
     plan = plan_mouth(path, geometry, face)
     frames = np.stack(list(cut_frames(plan)))
     return Mouth(frames, plan.confidence, plan.landmarks, plan.maps, plan.sync, judge(plan, frames.mean()))
-
-# %% ../../nbs/data/08_mouth.ipynb #d9792444
-def plot_crop(
-    path:str|Path,   # film
-    mouth:Mouth,     # its mouth
-    t:int=0,         # frame to show
-):                   # matplotlib figure
-    "A frame with landmarks and the square that is cut, the clip at that time, and its film strip."
-    import matplotlib.pyplot as plt
-    gray = next(g for i, g in enumerate(each_frame(open_video(path))) if i == t)
-    size = mouth.frames.shape[-1]
-    square = np.float64([(0, 0), (size, 0), (size, size), (0, size), (0, 0)]) - 0.5
-    back = cv2.invertAffineTransform(mouth.maps[t])
-    fig = plt.figure(figsize=(9, 4), layout='constrained', dpi=70)
-    axes = fig.subplot_mosaic([['frame', 'frame', 'clip'], ['strip']*3], height_ratios=(3, 1))
-    axes['frame'].imshow(gray, cmap='gray', vmin=0, vmax=255)
-    axes['frame'].plot(*mouth.landmarks[t].T, '.', ms=2)
-    axes['frame'].plot(*(square @ back[:, :2].T + back[:, 2]).T, lw=1)
-    axes['frame'].set(xlim=(0, gray.shape[1]), ylim=(gray.shape[0], 0))
-    axes['frame'].set_title(f'frame {t}, score {mouth.confidence[t]:.1f}')
-    axes['clip'].imshow(mouth.frames[t], cmap='gray', vmin=0, vmax=255)
-    axes['clip'].set(title='what is cut')
-    draw_strip(axes['strip'], mouth.frames, -(-len(mouth.frames)//10))
-    for ax in axes.values(): ax.set(xticks=[], yticks=[])
-    fig.suptitle(mouth.quality.line(), fontsize=8)
-    return fig

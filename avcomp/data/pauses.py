@@ -76,6 +76,7 @@ def at_longest(
     yield middle
     yield from at_longest(middle, end, pauses, seconds)
 
+# %% ../../nbs/data/10d_pauses.ipynb #381cf7b5
 def cut_parts(
     total:float,          # s of the recording
     pauses:list=(),       # (start, end) in s, from `find_pauses`
@@ -103,6 +104,7 @@ def trimmed(
     last = min([a + MARGIN for a, b in pauses if a < end <= b], default=end)
     return (max(start, first), min(end, last)) if first < last else (start, end)
 
+# %% ../../nbs/data/10d_pauses.ipynb #55ec5f92
 def long_parts(
     start:float,     # s
     end:float,       # s

@@ -96,6 +96,7 @@ def unpack_sound(
 # %% ../../nbs/data/10c_recordings.ipynb #fbd4fa64
 SAMPLES = SAMPLE_RATE//FPS   # of a frame
 
+# %% ../../nbs/data/10c_recordings.ipynb #ae2ec635
 class Recording:
     "A file of a person speaking, read part by part; the frames of all parts are those of the whole."
     def __init__(self,
@@ -133,6 +134,7 @@ class Recording:
         "Pictures of some frames."
         return self.mouths[first:last]
 
+# %% ../../nbs/data/10c_recordings.ipynb #abc3fd66
 @contextmanager
 def open_recording(
     path:str|Path,                 # the file

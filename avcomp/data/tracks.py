@@ -88,6 +88,7 @@ def follow_live(
         seen.append(face)
     return seen
 
+# %% ../../nbs/data/08b_tracks.ipynb #31117232
 def follow_faces(
     frames:Iterable[np.ndarray],   # gray frames, uint8 (H, W), at 25 a second
 )->Faces:                          # their faces

@@ -56,7 +56,7 @@ def is_cut_short(
     def end(some):
         return max((float((p.pts + (p.duration or 0))*p.time_base) for p in some if p.pts is not None), default=0.)
     own = [p for p in packets if p.stream is stream]
-    early = min((float(p.pts*p.time_base) for p in packets if p.pts is not None), default=0.)   # sound is coded in advance
+    early = min((float(p.pts*p.time_base) for p in packets if p.pts is not None), default=0.)   # what coders need
     mp4 = film.format.name.startswith('mov')   # counts pictures that its edit list hides
     promised = stream.duration and float(((stream.start_time or 0) + stream.duration)*stream.time_base)
     return (any(p.is_corrupt for p in packets) or not has_end(film.name, film.format.name)
@@ -131,6 +131,7 @@ def decode_indexed(
     T, H, W, _ = rgb.shape
     return cv2.cvtColor(rgb.reshape(T*H, W, 3), cv2.COLOR_RGB2GRAY).reshape(T, H, W)
 
+# %% ../../nbs/data/00a_video.ipynb #8b73c0da
 def each_frame(
     video:Video,              # film
 )->Iterator[np.ndarray]:      # gray frames, uint8 (H, W), at 25 a second
@@ -153,6 +154,7 @@ def each_frame(
         raise BadMedia(f"{video.path} has {len(video.times)} pictures of one size, but {count} can be decoded, "
                        f"{'whole' if whole else 'not all whole'}: it is {DAMAGED[0]}; {DAMAGED[1]}", 'damaged pictures')
 
+# %% ../../nbs/data/00a_video.ipynb #7dd0587c
 def read_video(
     path:str|Path,   # film: mp4, mkv, avi, mpg or whatever ffmpeg reads
 )->np.ndarray:       # gray frames at 25 a second, uint8 (T, H, W)

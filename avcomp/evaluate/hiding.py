@@ -41,6 +41,7 @@ def token_log_probs(
     logits = model.decode_logits(model.encode(**inputs), read.repeat(B, 1))
     return logits.float().log_softmax(-1)[:, range(len(tokens)), text].cpu()
 
+# %% ../../nbs/evaluate/09b_hiding.ipynb #63bb0ec4
 @torch.no_grad()
 def needs(
     model:Model,                # with a decoder, in eval mode

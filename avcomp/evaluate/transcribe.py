@@ -137,6 +137,7 @@ def token_scores(
     spans = [[round(t*frame_rate) for t in span] for span in found.times]
     return [log_probs[a:b, token].max().exp().item() for token, (a, b) in zip(tokens, spans)]
 
+# %% ../../nbs/evaluate/10_transcribe.ipynb #ad1a97a9
 @torch.no_grad()
 def read_words(
     model:Model,                 # that writes

@@ -69,6 +69,7 @@ def crop_stretch(
     mouths = np.stack([cut_mouth(gray, place, rule.size) for gray, place in zip(frames, plan.maps, strict=True)])
     return mouths, judge(plan, mouths.mean())
 
+# %% ../../../nbs/data/raw/06_clips.ipynb #9f6e7bd6
 def mouths_of(
     raw:Raw,          # a film
     making:Making,    # how
@@ -136,6 +137,7 @@ def write_part(
     words = [list(w) for w in words_between(raw, part)] if raw.words else None
     return MadeClip(id, len(frames), len(wav), raw.start + part.start, words)
 
+# %% ../../../nbs/data/raw/06_clips.ipynb #31a6ac51
 def make_clips(
     raw:Raw,          # a film
     folder:Path,      # where clips go
@@ -157,6 +159,7 @@ def make_clips(
         clips = [write_part(raw, recording, p, id, folder) for p, id in zip(parts, names)]
     return clips, asdict(quality) if quality else {}
 
+# %% ../../../nbs/data/raw/06_clips.ipynb #12ee4991
 def film_outcome(
     raw:Raw,          # a film
     folder:Path,      # where clips go

@@ -37,6 +37,7 @@ def beside(
     text = text_beside(path) or ' '.join(w for w, _, _ in words)
     return Raw(id, path, text, speaker, words=words)
 
+# %% ../../../nbs/data/raw/01_videos.ipynb #98d1ea80
 def read_table(
     path:Path,        # csv file with a first line of names, `path` and `text` among them
 )->list[Raw]:         # a film for each row; relative paths are joined to the folder of the file
