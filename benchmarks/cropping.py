@@ -1,9 +1,11 @@
 """Mouth clips from films, in turn: frames a second on one core, decoding included, and what 10,000 clips take.
 
+Times are those of the processor, so that neighbours on the machine count little.
+
     python -m benchmarks.cropping                      # drawn speakers, 360x288
     python -m benchmarks.cropping --films a.mpg b.mpg  # films of your own
 """
-import argparse, statistics, tempfile
+import argparse, statistics, tempfile, time
 from pathlib import Path
 import cv2, numpy as np
 from avcomp.data.faces import face_models
@@ -11,7 +13,7 @@ from avcomp.data.mouth import crop_mouth, cut_frames, find_faces, plan_mouth
 from avcomp.data.synthetic.heads import draw_heads, place_heads, turn_about, write_film
 from avcomp.data.synthetic.speakers import draw_clip, keyed_rng, make_speaker, speak_clip
 from avcomp.data.video import each_frame, open_video
-from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
+from avcomp.evaluate.cost import ratios, use_threads
 
 WANTED = 60            # frames a second on one core
 SIZE = 360, 288        # pixels of GRID's films
@@ -32,6 +34,17 @@ def drawn(folder, count):
     return sorted(folder.glob('*.mp4'))
 
 
+def time_in_turn(calls, repeats):
+    "Milliseconds of the processor that each call takes, round by round; the first round does not count."
+    times = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            times[name].append(1000*(time.process_time() - start))
+    return {name: found[1:] for name, found in times.items()}
+
+
 def steps(film, repeats):
     "What one film costs, step by step."
     video, plan, detector = open_video(film), plan_mouth(film), face_models()[0]
@@ -41,7 +54,7 @@ def steps(film, repeats):
         'decoding': lambda: [None for _ in each_frame(video)],
         'first pass: faces and landmarks': lambda: find_faces(video),
         'second pass: decoding and cutting': lambda: [None for _ in cut_frames(plan)],
-        'the bare detector, whole frames': lambda: [detector.run(f, 0, 0.) for f in frames]}, repeats, warmup=1)
+        'the bare detector, whole frames': lambda: [detector.run(f, 0, 0.) for f in frames]}, repeats)
     height, width = frames[0].shape
     print(f'{film.name}: {len(frames)} frames of {width}x{height}, one thread; time over that of all')
     for name, (low, mid, high) in ratios(times).items():

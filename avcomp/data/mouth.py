@@ -27,16 +27,17 @@ def weigh_size(
 
 def weigh_speech(
     found:Faces,                # faces of a film
-    envelope:np.ndarray|None,   # (T,) loudness of its sound, dB; needed where there are several faces
+    envelope:np.ndarray|None,   # (T,) loudness of its sound, dB; needed where two are seen at a time
 )->list[float]:                 # one weight for each track
     "The face counts whose mouth opens with the sound."
-    if envelope is None and len(found.tracks) > 1:
+    if found.most == 1: return weigh_size(found, envelope)   # nobody to choose from
+    if envelope is None:
         raise ValueError("face='speaking' needs sound to choose by, and the film has none; take face='largest'")
     def weight(track):
         start, stop = track.frames[0], track.frames[-1] + 1
         opening, loud = mouth_opening(fill_gaps(track, start, stop)[0]), envelope[start:stop]
         return correlations(opening, loud).max()*np.linalg.norm(flatten(opening))*np.linalg.norm(flatten(loud))
-    return [0.] if len(found.tracks) == 1 else [weight(track) for track in found.tracks]
+    return [weight(track) for track in found.tracks]
 
 FACES = {'largest': weigh_size, 'speaking': weigh_speech}   # which of several faces -> weights of the tracks
 
