@@ -89,6 +89,7 @@ def spans_of(
         found.append((step*max(low, first), step*min(high, last)))
     return found
 
+# %% ../../nbs/evaluate/09b_hiding.ipynb #3432eb8c
 def word_times(
     model:Model,                # with a decoder, in eval mode
     inputs:dict[str, Tensor],   # of one clip, from `batch_inputs`
