@@ -7,6 +7,7 @@ __all__ = ['FACES', 'weigh_size', 'weigh_speech', 'NoFace', 'Plan', 'find_faces'
            'judge', 'Mouth', 'crop_mouth']
 
 # %% ../../nbs/data/08_mouth.ipynb #86bbdf53
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,11 @@ def crop_mouth(
     path:str|Path,             # film of a person speaking
     geometry:str='avhubert',   # how mouths are aligned and cut: 'avhubert' or 'autoavsr', as the model has learned it
     face:str='largest',        # which of several faces: the 'largest', or the one 'speaking'
+    on_disk:bool=False,        # whether the frames of the clip wait in a temporary file: for films of hours
 )->Mouth:                      # its mouth
     "Cut the mouth out of a film."
     plan = plan_mouth(path, geometry, face)
-    frames = np.stack(list(cut_frames(plan)))
+    shape = len(plan.maps), plan.size, plan.size
+    frames = np.memmap(tempfile.TemporaryFile(), np.uint8, 'w+', shape=shape) if on_disk else np.empty(shape, np.uint8)
+    for t, frame in enumerate(cut_frames(plan)): frames[t] = frame
     return Mouth(frames, plan.confidence, plan.landmarks, plan.maps, plan.sync, judge(plan, frames.mean()))

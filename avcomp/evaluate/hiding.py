@@ -79,7 +79,9 @@ def spans_of(
     step:float,           # s between places
 )->list[tuple[float, float]]:   # start and end of each, in s
     "How long things last around their places."
-    found, middles = [], [(a + b + 1)/2 for a, b in zip(path, path[1:])]
+    rank = [path[:w].count(at) for w, at in enumerate(path)]                               # words at one place share it
+    centres = [at + (k + 0.5)/path.count(at) for at, k in zip(path, rank)]
+    found, middles = [], [(a + b)/2 for a, b in zip(centres, centres[1:])]
     for row, at, low, high in zip(scores, path, [0, *middles], [*middles, scores.shape[1]]):
         little = np.flatnonzero(row < row[at]/2)
         first = max([i + 1 for i in little if i < at], default=0)
@@ -87,6 +89,7 @@ def spans_of(
         found.append((step*max(low, first), step*min(high, last)))
     return found
 
+# %% ../../nbs/evaluate/09b_hiding.ipynb #3432eb8c
 def word_times(
     model:Model,                # with a decoder, in eval mode
     inputs:dict[str, Tensor],   # of one clip, from `batch_inputs`

@@ -98,7 +98,7 @@ def find_mouths(
     if contents.is_mouth:
         H, W = contents.size
         return Given(streams, f'{why}; its pictures of {H}x{W} are a mouth already and are used as they are')
-    try: found = crop_mouth(path, **kwargs)
+    try: found = crop_mouth(path, on_disk=True, **kwargs)
     except (ImportError, NoFace) as e:
         heard = tuple(s for s in streams if s != 'video')
         if not (heard and may_go): raise
