@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from .plots import GREY, name_colors, new_axes
-from .widgets import explorer, html_table, menu
+from .controls import explorer, html_table, menu
 
 # %% ../../nbs/viz/02e_holes.ipynb #f883c921
 def plot_holes(

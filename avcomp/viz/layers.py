@@ -66,7 +66,8 @@ def plot_probe(
     top.set(ylim=(0, 1), ylabel='accuracy', title=fill('Known best at state ' + ', '.join(best), 50))
     top.yaxis.set_major_formatter(PercentFormatter(1))
     top.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
-    low.set(ylim=(0, None), ylabel='learnt weight', xlabel='hidden state')
+    low.set(ylim=(0, 1.15*max(max(r['weights']) for r in results.values())), ylabel='learnt weight',
+            xlabel='hidden state')
     low.xaxis.get_major_locator().set_params(integer=True)
     return list(axes)
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 from .plots import CMAP
-from .widgets import explorer, menu
+from .controls import explorer, menu
 
 # %% ../../nbs/viz/02d_relations.ipynb #5219952f
 NAMES = {   # way -> its name, and what its numbers are

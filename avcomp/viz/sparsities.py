@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 from .curves import wer_span
 from .plots import COLORS, name_colors, new_axes
-from .widgets import explorer, html_table, menu, slider
+from .controls import explorer, html_table, menu, slider
 
 # %% ../../nbs/viz/01f_sparsities.ipynb #c881b24d
 MARKS = 'osD^vPX*'   # of the curves, in their order
