@@ -91,8 +91,8 @@ def chromium(home, width=1300, height=1700):
 IDLE = """const session = window.jupyterapp?.shell?.currentWidget?.sessionContext;
 return !!session?.isReady && !session.hasNoKernel && session.session.kernel.status == 'idle'"""
 RUN = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
-DONE = """return [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].map(cell => cell.querySelector(
-    '.jp-OutputArea-output img.widget-image')?.naturalWidth > 0 || !!cell.querySelector('[data-mime-type*=".error"]'))"""
+DONE = """return [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].map(cell =>
+    cell.querySelector('img.widget-image')?.naturalWidth > 0 || !!cell.querySelector('[data-mime-type*=".error"]'))"""
 
 def run_page(page, address, patience=180):
     "Open page.ipynb and run all its cells; the output areas of all but the first, when each has its picture or error."
@@ -115,7 +115,8 @@ for (const e of all('.widget-label, .widget-readout'))
 for (const e of all('select')) {
     const style = getComputedStyle(e), arrow = e.multiple ? 0 : 20;
     context.font = `${style.fontSize} ${style.fontFamily}`;
-    for (const o of e.options) if (context.measureText(o.text).width + arrow > e.clientWidth) found.push(`cut: ${o.text}`);
+    for (const o of e.options)
+        if (context.measureText(o.text).width + arrow > e.clientWidth) found.push(`cut: ${o.text}`);
 }
 for (const e of [area, ...all('.widget-box, .jp-OutputArea-output')])
     if (e.scrollWidth > e.clientWidth) found.push(`scrolls from side to side: ${e.className}`);
@@ -130,7 +131,7 @@ CONTROLS = ', '.join(f'.widget-vbox > .widget-{kind}' for kind in ('dropdown', '
 class Explorer:
     "An explorer on the page, as a user has it before the eyes and at hand."
     def __init__(self, page, area, patience=20):
-        self.page, self.area, self.wait = page, area, WebDriverWait(page, patience, 0.02)
+        self.page, self.area, self.wait = page, area, WebDriverWait(page, patience, 0.05)
         page.execute_script('arguments[0].scrollIntoView()', area)
 
     def look(self):

@@ -39,13 +39,14 @@ def explorer(
     draw,            # called with the controls' values by name; returns axes, or a list of axes of one figure
     controls:dict,   # argument name of `draw` -> widget with a `value`
     describe=None,   # called like `draw`, returns HTML to stand below the picture; no text if None
+    above:list=(),   # other controls to stand above these, which the caller looks after
 )->widgets.VBox:     # the controls in order, the picture, and the text if there is one
     "Controls above a picture that is drawn anew whenever one of them moves."
     image = widgets.Image(format='png', layout=dict(align_self='flex-start', max_width='100%', margin='0'))
     text = widgets.HTML()
     def redraw(_=None):
         if any(control.disabled for control in controls.values()): return    # one is being filled with other options
-        line_up_(controls.values())
+        line_up_([*above, *controls.values()])
         values = {name: control.value for name, control in controls.items()}
         fig = np.ravel(draw(**values))[0].figure
         image.value = figure_png(fig)
@@ -53,7 +54,7 @@ def explorer(
         if describe: text.value = describe(**values)
     for control in controls.values(): control.observe(redraw, 'value')
     redraw()
-    return widgets.VBox([*controls.values(), image, *([text] if describe else [])])
+    return widgets.VBox([*above, *controls.values(), image, *([text] if describe else [])])
 
 # %% ../../nbs/viz/01h_controls.ipynb #dba1aec4
 def menu(
@@ -88,7 +89,7 @@ def html_table(
     "A table below a picture; names are text, not HTML."
     columns = dict.fromkeys(c for row in cells.values() for c in row)
     def cell(tag, text, side): return f'<{tag} style="text-align:{side}">&nbsp;{text}</{tag}>'
-    def line(name, values): return f"<tr>{cell('th', escape(name), 'left')}{''.join(values)}</tr>"
+    def line(name, values): return f"<tr>{cell('th', escape(name), 'left; white-space:nowrap')}{''.join(values)}</tr>"
     head = line('', [cell('th', escape(c), 'right') for c in columns])
     rows = [line(name, [cell('td', row.get(c, '–'), 'right') for c in columns]) for name, row in cells.items()]
     return '<table style="line-height:1.5">' + head + ''.join(rows) + '</table>'

@@ -48,6 +48,7 @@ def step_slider(
 def series_explorer(
     series:dict,     # 'steps': (steps,) optimiser steps; 'rows': row name -> (steps, groups) numbers in [0, 1]
     label:str,       # what the numbers are
+    above:list=(),   # controls of the caller, to stand above these
 )->widgets.VBox:     # step slider, unit menu, layer menu, picture
     "One series of a method's record through training, of one unit in all layers or of one layer."
     steps, rows = steps_and_rows(series)
@@ -59,7 +60,7 @@ def series_explorer(
     def draw(step, unit, layer):
         if layer != 'all': return plot_record(steps, rows[units[unit][layer]], label, steps[step])
         return plot_gates({name: rows[name][step] for name in units[unit].values()}, label=label)
-    return explorer(draw, dict(step=step_slider(steps), unit=unit, layer=layer))
+    return explorer(draw, dict(step=step_slider(steps), unit=unit, layer=layer), above=above)
 
 # %% ../../nbs/viz/02_widgets.ipynb #fd1c0dad
 def record_explorer(
@@ -68,10 +69,10 @@ def record_explorer(
     "What the methods of a run recorded through training."
     if not records:
         raise ValueError("expected at least one series, as {'p_open': {'steps': ..., 'rows': ...}}, got none")
-    make = cache(lambda name: series_explorer(records[name], name))
-    if len(records) == 1: return make(*records)
+    if len(records) == 1: return series_explorer(*records.values(), *records)
     chooser, box = menu('record', list(records)), widgets.VBox()
-    def show(_=None): box.children = (chooser, *make(chooser.value).children)
+    make = cache(lambda name: series_explorer(records[name], name, [chooser]))
+    def show(_=None): box.children = make(chooser.value).children
     chooser.observe(show, 'value')
     show()
     return box
@@ -113,7 +114,7 @@ def robustness_explorer(
         for r in rows:
             if (r['kind'], r['level']) == at and r['modality'] in chosen(modality) and r['model'] in (models or names):
                 cells.setdefault(r['model'], {})[r['modality']] = f"{r['wer']:.1%}"
-        return f'word error rate at {escape(condition)}' + html_table(cells)
+        return f'word error rate at {escape(condition)}' + (html_table(cells) if cells else ': not measured')
     conditions = {c for by in results.values() for wers in by.values() for c in wers if condition_level(c)[1]}
     kind, level, _ = condition_controls(sorted(conditions))
     models = widgets.SelectMultiple(options=names, value=names, rows=len(names), description='models')
