@@ -132,11 +132,15 @@ class Explorer:
     "An explorer on the page, as a user has it before the eyes and at hand."
     def __init__(self, page, area, patience=20):
         self.page, self.area, self.wait = page, area, WebDriverWait(page, patience, 0.05)
-        page.execute_script('arguments[0].scrollIntoView()', area)
+        page.execute_script("arguments[0].scrollIntoView({block: 'center'})", area)
 
     def look(self):
         "What the picture is, and the text below it."
         return self.wait.until(lambda _: self.page.execute_async_script(LOOK, self.area))
+
+    def changed(self, before, message):
+        "Wait until picture or text are others, and the kernel has sent both."
+        self.wait.until(lambda _: self.look() != before and self.page.execute_script(IDLE), message)
 
     def flaws(self):
         "What is cut, wider than the page, said as an error, or there twice."
@@ -151,13 +155,17 @@ class Explorer:
         slider = control.find_elements(By.CSS_SELECTOR, '.noUi-handle')
         step = slide(slider[0], back) if slider else choose(control.find_element(By.TAG_NAME, 'select'), back)
         if not step: raise ValueError(f'{name!r} offers one thing alone')
-        self.wait.until(lambda _: self.look() != before, f'{name!r} changes nothing')
+        self.changed(before, f'{name!r} changes nothing')
+
+    def photograph(self, path):
+        "Controls, picture and text as they are on the page, as a PNG file."
+        self.area.find_element(By.CSS_SELECTOR, '.widget-vbox').screenshot(str(path))
 
     def drag(self, number, pixels):
         "Move a slider by the mouse, and wait until picture or text are others."
         before, handle = self.look(), self.controls()[number].find_element(By.CSS_SELECTOR, '.noUi-handle')
         webdriver.ActionChains(self.page).drag_and_drop_by_offset(handle, pixels, 0).perform()
-        self.wait.until(lambda _: self.look() != before, 'the mouse changes nothing')
+        self.changed(before, 'the mouse changes nothing')
 
 def slide(handle, back):
     "One step by an arrow key, away from the end; False where there is no other place."

@@ -42,9 +42,10 @@ def test_every_control_moves_its_picture(tmp_path):
         found, areas = {}, run_page(page, address)
         forth_and_back(Explorer(page, areas[list(PAGE).index('explorer')]))
         for name, area in zip(PAGE, areas, strict=True):
-            if wrong := flaws(Explorer(page, area)):
+            explorer = Explorer(page, area)
+            if wrong := flaws(explorer):
                 found[name] = wrong
-                area.screenshot(str(tmp_path/f'{name}.png'))
+                explorer.photograph(tmp_path/f'{name}.png')
         thrown = [entry['message'] for entry in page.get_log('browser') if entry['source'] == 'javascript']
     assert (found, thrown) == ({}, [])
 
