@@ -1,19 +1,22 @@
-"""The order of the tests: those that take longest come first in either half.
+"""The order of the tests: those that take longest come first, in parts that share what they make.
 
-pytest-xdist gives each of two processes one half, and then what is left of the other's: neither ends alone with one."""
+pytest-xdist gives each of its processes a part, and then what is left of the others': none ends alone."""
 
-LONG = {   # module -> half
-    'test_recipes': 0,
-    'test_documented': 0,
-    'test_multiprocess': 1,
-    'test_resume': 1,
-    'test_grid': 1,
-    'test_toys': 1,
-    'test_notebooks': 1,
-}
+PARTS = (   # modules of long tests
+    ('test_repository', 'test_recipes'),
+    ('test_notebooks',),
+    ('test_browser', 'test_documented', 'test_multiprocess', 'test_resume', 'test_grid', 'test_toys'),
+)
 
-def pytest_collection_modifyitems(items):
-    long = [[i for i in items if LONG.get(i.module.__name__) == half] for half in (0, 1)]
-    short = [i for i in items if i.module.__name__ not in LONG]
-    first = max(0, len(items)//2 - len(long[0]))   # short ones of the first half
-    items[:] = long[0] + short[:first] + long[1] + short[first:]
+def pytest_collection_modifyitems(config, items):
+    processes = getattr(config, 'workerinput', {}).get('workercount', 1)
+    parts = [[] for _ in range(processes)]
+    for i, modules in enumerate(PARTS):
+        parts[i % processes] += [t for name in modules for t in items if t.module.__name__ == name]
+    long = {t for part in parts for t in part}
+    short = [t for t in items if t not in long]
+    for i, part in enumerate(parts):   # of equal lengths: pytest-xdist divides the list by numbers
+        room = max(0, len(items)*(i + 1)//processes - len(items)*i//processes - len(part))
+        part += short[:room]
+        del short[:room]
+    items[:] = sum(parts, [])

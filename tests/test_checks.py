@@ -151,7 +151,7 @@ JOBS = [
     ('target', {'joint': {'stage.methods.gates.target': 0.999}}, 'joint: target sparsity 0.999 cannot be reached'),
     ('MACs', {'joint': {'stage.methods.gates.target': 0.99, 'stage.methods.gates.macs_frames': 50}}, 'be reached'),
     ('units', {'joint': {'stage.methods.gates.units': ('experts',)}}, "joint: units .'experts'. are not in this model"),
-    ('warmup', {'joint': {'stage.methods.gates.warmup': 99}}, "joint: the method 'gates' counts .*but the stage has 6"),
+    ('warmup', {'joint': {'stage.methods.gates.warmup': 99}}, "joint: the method 'gates' counts .*but the stage has 3"),
     ('layers', {'distill': {'stage.task.terms.layers.groups': ((0,), (2, 12))}}, 'distill: the student has hidden'),
     ('maps', {'distill': {'stage.task.terms.layers.groups': ((0, 2, 4),)}}, 'distill: maps go on from an earlier'),
     ('teacher', {'distill': {'stage.task.teacher': 'nowhere/model.pt'}}, 'distill: .*no file or folder nowhere'),

@@ -4,7 +4,8 @@ import pytest
 from readme import root
 from warm import Fork
 
-NOTEBOOKS = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if p.parent.name != 'recipes']
+ALL = [p for p in (root/'nbs').rglob('*.ipynb') if p.parent.name != 'recipes']
+NOTEBOOKS = sorted(ALL, key=lambda p: (p.parent.name != 'train', p))   # those that train take longest
 
 def run_notebook(path):
     "What `nbdev_test --path` does; ends the process with 1 where a cell fails."

@@ -13,6 +13,7 @@ from avcomp.models.checkpoints import save_model
 from avcomp.models.hubert import Hubert, hubert_config
 from avcomp.models.vsr import VSR, vsr_config
 from avcomp.changes import change
+from avcomp.train.fit import stretched
 from avcomp.train.job import Data, Job, Run
 from avcomp.train.presets.table import preset
 from avcomp.train.progress import Keeper
@@ -67,10 +68,10 @@ def small_fields(stage, teacher, tokenizer):
 @pytest.fixture
 def job(corpus, parts):
     "Maker of jobs: stage of a preset such as 'smoke pruning', out folder, fields of the stage, fields of the run."
-    def make(name, out, stage={}, data={}, seed=0, **run):
+    def make(name, out, stage={}, data={}, seed=0, **run):   # of six updates, where `stage` names no other number
         table, name = name.split() if ' ' in name else ('smoke', name)
         student, teacher, modalities, tokenizer = MODELS[table]
-        clips, settings = Data(folder=str(corpus), modalities=modalities), preset(table)[name]
+        clips, settings = Data(folder=str(corpus), modalities=modalities), stretched(preset(table)[name], 6)
         settings = change(settings, small_fields(settings, parts/teacher, parts/tokenizer) | stage)
         return Job(settings, change(clips, data), str(parts/student), out=str(out), seed=seed, run=Run(**run))
     return make

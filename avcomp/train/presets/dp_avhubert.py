@@ -83,11 +83,11 @@ TINY = {
 # %% ../../../nbs/train/presets/01_dp_avhubert.ipynb #500676d6
 def smoke(
     table:dict[str, Stage],   # stages of a tiny preset
-)->dict[str, Stage]:          # the same in six updates each
+)->dict[str, Stage]:          # the same in three updates each
     "Stages that only show that everything runs."
     def short(stage):
-        gates = {'methods.gates.warmup': 3} if any(m.kind == 'gates' for m in stage.methods) else {}
-        return stretched(stage, 6, {'fit.max_frames': 200, 'fit.schedule.warmup': 2} | gates)
+        gates = {'methods.gates.warmup': 2} if any(m.kind == 'gates' for m in stage.methods) else {}
+        return stretched(stage, 3, {'fit.max_frames': 200, 'fit.schedule.warmup': 1} | gates)
     return {name: short(stage) for name, stage in table.items()}
 
 PRESETS = {'dp_avhubert_base': BASE, 'dp_avhubert_tiny': TINY, 'smoke': smoke(TINY)}
