@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 import av, cv2, decord, numpy as np
+from av.format import Flags
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from ..core import atomic_path
@@ -27,6 +28,7 @@ class Video:
     times:np.ndarray     # (n,) when its pictures come, s after the first one, ascending
     seconds:float        # for how long they are shown
     indexed:bool         # whether its pictures can be asked for by number
+    timed:bool=True      # whether the file says when they come; else it is taken from their rate
     def __len__(self): return max(1, int(self.seconds*FPS + 0.5))
 
     @property
@@ -86,7 +88,7 @@ def survey(
     times, seconds = picture_times(stream, own)
     hidden = len(own) < sum(p.stream is stream for p in packets)
     indexed = film.format.name.startswith('mov') and not hidden and own[0].is_keyframe and own[0].pts is not None
-    return Video(film.name, times, seconds, indexed)
+    return Video(film.name, times, seconds, indexed, not film.format.flags & Flags.no_timestamps.value)
 
 def survey_file(
     path:str|Path,   # film
@@ -113,6 +115,10 @@ def open_video(
         warnings.warn(f"{path} has {n} pictures in {video.seconds:.2f} s ({n/video.seconds:.2f} a second): "
                       f"{len(shown)} frames at {FPS} a second are chosen by their times; "
                       f"convert the file to {FPS} a second if others are wanted")
+    if not video.timed:
+        warnings.warn(f"{path} is a bare stream: it says neither when pictures come nor where it ends. {n} of them are "
+                      f"taken for {video.seconds:.2f} s, and nobody can tell whether some are missing; "
+                      "put it into an mp4 where it was made")
     return video
 
 # %% ../../nbs/data/00a_video.ipynb #618765f8
