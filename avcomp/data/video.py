@@ -54,14 +54,17 @@ def is_cut_short(
     packets:list[av.Packet],            # all of the file
 )->bool:                                # whether something is missing
     "Compare what a file holds with what its header says."
-    def end(some):
-        return max((float((p.pts + (p.duration or 0))*p.time_base) for p in some if p.pts is not None), default=0.)
-    own = [p for p in packets if p.stream is stream]
+    count, ends = 0, {}   # of the pictures; where each stream ends, in its own ticks
+    for p in packets:
+        count += p.stream_index == stream.index
+        if p.pts is not None: ends[p.stream_index] = max(ends.get(p.stream_index, 0), p.pts + (p.duration or 0))
+    ends = {i: float(tick*film.streams[i].time_base) for i, tick in ends.items()}
     mp4 = film.format.name.startswith('mov')   # counts pictures that its edit list hides
     promised = stream.duration and float(((stream.start_time or 0) + stream.duration)*stream.time_base)
     return (any(p.is_corrupt for p in packets) or not has_end(film.name, film.format.name)
-            or not mp4 and stream.frames > len(own)
-            or end(own) + 0.5/FPS < (promised or 0) or end(packets) + 0.5/FPS < (film.duration or 0)/av.time_base)
+            or not mp4 and stream.frames > count
+            or ends.get(stream.index, 0) + 0.5/FPS < (promised or 0)
+            or max(ends.values(), default=0) + 0.5/FPS < (film.duration or 0)/av.time_base)
 
 # %% ../../nbs/data/00a_video.ipynb #ade87fdc
 def picture_times(
@@ -71,9 +74,9 @@ def picture_times(
     "When the pictures of a film are shown."
     rate = float(stream.average_rate or stream.guessed_rate or FPS)
     if any(p.pts is None for p in packets): return np.arange(len(packets))/rate, len(packets)/rate
-    last = max(packets, key=lambda p: p.pts)
-    times = np.sort([float(p.pts*stream.time_base) for p in packets])
-    return times - times[0], times[-1] - times[0] + float((last.duration or 0)*stream.time_base or 1/rate)
+    last, tick = max(packets, key=lambda p: p.pts), stream.time_base
+    times = np.sort([p.pts for p in packets])*tick.numerator/tick.denominator
+    return times - times[0], times[-1] - times[0] + float((last.duration or 0)*tick or 1/rate)
 
 def survey(
     film:av.container.InputContainer,   # open file
