@@ -5,6 +5,14 @@ from avcomp.data.sound import write_wav
 from avcomp.train.grid import corpus_ids, grid_table, run_grid
 from readme import root
 
+def write_recipe(path, parameters, work):
+    "A notebook of two cells; its path."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (parameters, work)])
+    nb.cells[0].metadata.tags = ['parameters']
+    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
+    nbformat.write(nb, path)
+    return path
+
 @pytest.fixture
 def recipe(tmp_path):
     "A recipe that notes when it runs, takes its time, and writes a report."
@@ -13,12 +21,7 @@ def recipe(tmp_path):
             "(folder/f'run-{time.time_ns()}').touch()\n"
             "time.sleep(pause)\n"
             "(folder/'report.json').write_text(json.dumps({'score': 10*a}))")
-    new = nbformat.v4.new_code_cell
-    nb = nbformat.v4.new_notebook(cells=[new("a, out, pause = 0, '', 1"), new(work)])
-    nb.cells[0].metadata.tags = ['parameters']
-    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
-    nbformat.write(nb, tmp_path/'recipe.ipynb')
-    return tmp_path/'recipe.ipynb'
+    return write_recipe(tmp_path/'recipe.ipynb', "a, out, pause = 0, '', 1", work)
 
 def runs(folder):
     "How often each cell was run."
@@ -53,15 +56,11 @@ def test_bad_rows_that_a_cell_may_leave_out(tmp_path, monkeypatch):
     monkeypatch.setenv('AVCOMP_CACHE', str(tmp_path/'cache'))
     for name in 'abc': write_wav(tmp_path/f'corpus/train/{name}.wav', np.random.default_rng(0).normal(0, .1, 16000))
     (tmp_path/'corpus/train/d.wav').write_bytes(b'')
-    cells = ["out, data_layout, data_folder, max_bad = '', '', '', 0.",
-             "import json, pathlib\nfrom avcomp.data.corpora import open_corpus\n"
-             "clips = len(open_corpus(data_layout, data_folder, max_bad=max_bad).cuts['train'])\n"
-             "(pathlib.Path(out)/'report.json').write_text(json.dumps({'clips': clips}))"]
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    nb.cells[0].metadata.tags = ['parameters']
-    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
-    nbformat.write(nb, tmp_path/'counts.ipynb')
+    work = ("import json, pathlib\nfrom avcomp.data.corpora import open_corpus\n"
+            "clips = len(open_corpus(data_layout, data_folder, max_bad=max_bad).cuts['train'])\n"
+            "(pathlib.Path(out)/'report.json').write_text(json.dumps({'clips': clips}))")
+    recipe = write_recipe(tmp_path/'counts.ipynb', "out, data_layout, data_folder, max_bad = '', '', '', 0.", work)
     given = dict(data_layout='audio', data_folder=str(tmp_path/'corpus'))
     with pytest.raises(ValueError, match='1 of 4 .*d.wav'): corpus_ids(given | dict(max_bad=.2))
-    found = run_grid(tmp_path/'counts.ipynb', tmp_path/'grid', {'max_bad': [.3]}, given)
+    found = run_grid(recipe, tmp_path/'grid', {'max_bad': [.3]}, given)
     assert [report['clips'] for _, report in found] == [3]
