@@ -3,10 +3,12 @@
 `test_browser` shows them on one page of JupyterLab and moves every control of each."""
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from avcomp.viz.controls import explorer, menu
+from avcomp.viz.crops import crop_explorer
 from avcomp.viz.densities import density_explorer
 from avcomp.viz.holes import holes_explorer
 from avcomp.viz.model_widgets import (by_layer_explorer, clip_explorer, confusion_explorer, corpus_explorer,
@@ -136,6 +138,11 @@ def corpus():
         return dict(wav=np.sin(np.arange(48000)/n)/2, frames=mouths(75), spans=spans)
     return corpus_explorer({'s1_bbaf2n': clip(9), 's2_pgbk7p': clip(30)})
 
+def crops():
+    film, inner = mouths(40), np.float64([[1, 0, -4], [0, 1, -4]])
+    return crop_explorer(film, SimpleNamespace(frames=film[:, 4:92, 4:92], landmarks=96*random(40, 20, 2),
+        maps=np.stack([inner]*40), confidence=random(40), quality=SimpleNamespace(line=lambda: 'a mouth in 40 frames')))
+
 def relations():
     def model(layers, heads):
         return {way: [random(heads, 50, 50) + np.eye(50)*(i + 1) for i in range(layers)] for way in NAMES}
@@ -161,6 +168,7 @@ PAGE = {   # explorer -> it, on numbers of this module
     'confusion_explorer': lambda: confusion_explorer({name: {m: {c: sentences(2 + i + len(c + m)) for c in found}
         for m, found in rates(0).items()} for i, name in enumerate(MODELS)}, 12),
     'corpus_explorer': corpus,
+    'crop_explorer': crops,
     'density_explorer': densities,
     'explorer': two_mouths,
     'gate_hist_explorer': lambda: gate_hist_explorer(record()),

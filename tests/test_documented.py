@@ -167,6 +167,12 @@ def page_of_recipe(piece, run, tmp_path, monkeypatch, **_):
     assert (tmp_path/made).with_suffix('.html').stat().st_size > 10_000
 
 
+def transcribes(piece, **_):
+    "The command line takes the options as they stand; nbs/02_command.ipynb runs it."
+    from avcomp.__main__ import make_parser
+    assert make_parser().parse_args(shlex.split(piece.text)[3:]).paths
+
+
 def said(reason):
     "Nothing is run, for a reason."
     return lambda piece, **_: reason
@@ -175,6 +181,7 @@ def said(reason):
 HOW = {   # page or its folder, how the command begins -> what is done with it; the longest beginning counts
     ('README.md', 'make '): makes,
     ('README.md', 'pip install .'): there,
+    ('README.md', 'pip install --no-build-isolation'): there,
     ('README.md', 'mkdir '): folder_is_made,
     ('README.md', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('README.md', 'papermill ... -p devices 2'): parameters,
@@ -182,6 +189,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('README.md', "-y '{columns: "): of_grids,
     ('README.md', 'papermill nbs/recipes/dphubert.ipynb runs/ls960/'): recipe,
     ('README.md', 'papermill nbs/recipes/armhubert.ipynb runs/'): taken,
+    ('README.md', 'python -m avcomp transcribe'): transcribes,
     ('CONTRIBUTING.md', 'make '): makes,
     ('CONTRIBUTING.md', '. .venv'): there,
     ('CONTRIBUTING.md', 'nbdev_'): there,
@@ -196,6 +204,8 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('data_cards/lrs3.md', 'mkdir '): folder_is_made,
     ('data_cards/lrs3.md', 'papermill nbs/recipes/dp_avhubert.ipynb runs/lrs3/'): recipe,
     ('data_cards/musan.md', 'lhotse download'): lhotse,
+    ('nbs/', 'python -m avcomp transcribe'): transcribes,
+    ('nbs/data/', 'pip install '): there,
     ('nbs/data/12_workers.ipynb', 'python -c'): said('a way of starting Python, no command'),
     ('nbs/evaluate/08_page.ipynb', 'python -m avcomp.evaluate.page'): page_of_recipe,
     ('nbs/recipes/', '-p name value'): said('the pattern of all parameters'),

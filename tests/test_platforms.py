@@ -29,10 +29,10 @@ MARKERS = 'sys_platform', 'platform_system', 'platform_machine', 'os_name'
 
 @cache
 def required():
-    "What settings.ini asks for, beyond what only tests and notebooks need."
+    "What settings.ini asks for to use the library, cropping included, beyond what only tests and notebooks need."
     ini = ConfigParser(delimiters=['='], interpolation=None)
     ini.read(ROOT/'settings.ini', encoding='utf-8')
-    return [Requirement(r) for r in ini['DEFAULT']['requirements'].split()]
+    return [Requirement(r) for kind in ('', 'crop_') for r in ini['DEFAULT'][f'{kind}requirements'].split()]
 
 @cache
 def pinned():
@@ -91,7 +91,7 @@ def lacking(wheels, tags, names):
 def test_every_requirement_has_a_wheel(wheels, platform):
     seen, tags = PLATFORMS[platform]
     names = wheels_needed(dict(zip(MARKERS, seen)))
-    assert {'torch', 'decord2', 'av'} <= set(names)
+    assert {'torch', 'decord2', 'av', 'dlib-bin'} <= set(names)
     assert lacking(wheels, tags, names) == []
 
 def test_a_missing_wheel_would_be_noticed(wheels):

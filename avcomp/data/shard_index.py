@@ -12,24 +12,25 @@ from functools import lru_cache
 from pathlib import Path
 from ..bars import track
 from ..core import atomic_path
+from .addresses import Address, fetch
 from .clips import sound_frames
 from ..settings import content_digest
 
 # %% ../../nbs/data/10b_shard_index.ipynb #2894feea
 @lru_cache(64)
-def _unzip(path, written): return gzip.decompress(path.read_bytes()).splitlines()   # of 1000 clips half a megabyte
+def _unzip(path, written): return gzip.decompress(fetch(path)).splitlines()   # of 1000 clips half a megabyte
 
 def read_rows(
-    path:Path,       # cuts.*.jsonl.gz
+    path:Path|Address,   # cuts.*.jsonl.gz
 )->list[bytes]:      # JSON text of every clip
     "Manifest rows of a shard; those used last stay in memory."
-    try: return _unzip(path, path.stat().st_mtime_ns)
+    try: return _unzip(path, path.stat().st_mtime_ns if isinstance(path, Path) else 0)
     except (OSError, EOFError) as e:
         raise ValueError(f"the manifest {path} of a shard cannot be read ({e}); write or copy the shard again") from e
 
 def sounds_of(
-    path:Path,   # cuts.*.jsonl.gz
-)->Path:         # recording.*.tar
+    path:Path|Address,   # cuts.*.jsonl.gz
+)->Path|Address:         # recording.*.tar
     "The other file of a shard."
     return path.with_name(path.name.replace('cuts.', 'recording.', 1).replace('.jsonl.gz', '.tar'))
 

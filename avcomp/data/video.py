@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FPS', 'MAX_STILL', 'Video', 'picture_stream', 'is_cut_short', 'picture_times', 'survey', 'survey_file', 'open_video',
-           'decode_indexed', 'decode_all', 'read_video', 'write_video']
+           'decode_indexed', 'each_frame', 'read_video', 'write_video']
 
 # %% ../../nbs/data/00a_video.ipynb #8d9bca10
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 import av, cv2, decord, numpy as np
@@ -54,17 +55,21 @@ def is_cut_short(
     packets:list[av.Packet],            # all of the file
 )->bool:                                # whether something is missing
     "Compare what a file holds with what its header says."
-    count, ends = 0, {}   # of the pictures; where each stream ends, in its own ticks
+    count, starts, ends = 0, {}, {}   # of the pictures; where each stream begins and ends, in its own ticks
     for p in packets:
         count += p.stream_index == stream.index
-        if p.pts is not None: ends[p.stream_index] = max(ends.get(p.stream_index, 0), p.pts + (p.duration or 0))
-    ends = {i: float(tick*film.streams[i].time_base) for i, tick in ends.items()}
+        if p.pts is None: continue
+        starts[p.stream_index] = min(starts.get(p.stream_index, 0), p.pts)
+        ends[p.stream_index] = max(ends.get(p.stream_index, 0), p.pts + (p.duration or 0))
+    def seconds(ticks): return {i: float(tick*film.streams[i].time_base) for i, tick in ticks.items()}
+    starts, ends = seconds(starts), seconds(ends)
+    early = min(starts.values(), default=0.)   # below 0: what coders need
     mp4 = film.format.name.startswith('mov')   # counts pictures that its edit list hides
     promised = stream.duration and float(((stream.start_time or 0) + stream.duration)*stream.time_base)
     return (any(p.is_corrupt for p in packets) or not has_end(film.name, film.format.name)
             or not mp4 and stream.frames > count
             or ends.get(stream.index, 0) + 0.5/FPS < (promised or 0)
-            or max(ends.values(), default=0) + 0.5/FPS < (film.duration or 0)/av.time_base)
+            or max(ends.values(), default=0) - early + 0.5/FPS < (film.duration or 0)/av.time_base)
 
 # %% ../../nbs/data/00a_video.ipynb #ade87fdc
 def picture_times(
@@ -133,35 +138,41 @@ def decode_indexed(
         reader = decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1)
         if len(reader) != len(video.times): return None
         rgb = reader.get_batch(video.shown).asnumpy()
-    except Exception: return None   # decord raises its own error or RuntimeError; `decode_all` says what is wrong
+    except Exception: return None   # decord raises its own error or RuntimeError; `each_frame` says what is wrong
     T, H, W, _ = rgb.shape
     return cv2.cvtColor(rgb.reshape(T*H, W, 3), cv2.COLOR_RGB2GRAY).reshape(T, H, W)
 
-def decode_all(
-    video:Video,      # film
-)->np.ndarray:        # gray frames, uint8 (T, H, W)
-    "Decode all pictures, upright, and choose those that are frames."
-    converter, gray, whole = VideoReformatter(), [], True
-    with av.open(video.path) as film:
-        stream = picture_stream(film)
-        stream.codec_context.thread_count = 1
-        for picture in film.decode(stream):
-            rgb = converter.reformat(picture, format='rgb24').to_ndarray()
-            gray.append(np.rot90(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), picture.rotation//90))
-            whole &= not picture.is_corrupt
-    if not whole or len(gray) != len(video.times) or len({g.shape for g in gray}) > 1:
-        raise BadMedia(f"{video.path} has {len(video.times)} pictures of one size, but {len(gray)} can be decoded, "
+# %% ../../nbs/data/00a_video.ipynb #8b73c0da
+def each_frame(
+    video:Video,              # film
+)->Iterator[np.ndarray]:      # gray frames, uint8 (H, W), at 25 a second
+    "Decode a film picture by picture, upright, in the memory of a few; what is damaged may show only at its end."
+    converter, whole, sizes, count = VideoReformatter(), True, set(), 0
+    times_shown = np.bincount(video.shown, minlength=len(video.times))
+    try:
+        with av.open(video.path) as film:
+            stream = picture_stream(film)
+            stream.codec_context.thread_count = 1
+            for count, picture in enumerate(film.decode(stream), 1):
+                whole &= not picture.is_corrupt
+                sizes.add((picture.height, picture.width, picture.rotation))
+                if len(sizes) > 1 or count > len(times_shown) or not times_shown[count - 1]: continue
+                rgb = converter.reformat(picture, format='rgb24').to_ndarray()
+                gray = np.rot90(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), picture.rotation//90)
+                yield from [np.ascontiguousarray(gray)]*times_shown[count - 1]
+    except av.FFmpegError as e: raise unreadable(video.path, 'video') from e
+    if not whole or count != len(video.times) or len(sizes) > 1:
+        raise BadMedia(f"{video.path} has {len(video.times)} pictures of one size, but {count} can be decoded, "
                        f"{'whole' if whole else 'not all whole'}: it is {DAMAGED[0]}; {DAMAGED[1]}", 'damaged pictures')
-    return np.stack([gray[k] for k in video.shown])
 
+# %% ../../nbs/data/00a_video.ipynb #7dd0587c
 def read_video(
     path:str|Path,   # film: mp4, mkv, avi, mpg or whatever ffmpeg reads
 )->np.ndarray:       # gray frames at 25 a second, uint8 (T, H, W)
     "Decode a film, to gray by 0.299 R + 0.587 G + 0.114 B (Shi et al. 2022, section 4.1)."
     video = open_video(path)
     frames = decode_indexed(video) if video.indexed else None
-    try: return decode_all(video) if frames is None else frames
-    except av.FFmpegError as e: raise unreadable(path, 'video') from e
+    return np.stack(list(each_frame(video))) if frames is None else frames
 
 # %% ../../nbs/data/00a_video.ipynb #8f02c982
 def write_video(

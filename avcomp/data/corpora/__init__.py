@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from lhotse import CutSet, MonoCut
 from pathlib import Path
+from ..addresses import place_of
 from ..clips import SPLITS, load_cuts
 from .lists import check_max_bad
 from .musan import noise_facts, open_noise_lists
@@ -148,15 +149,15 @@ def own_noise(
 
 def open_corpus(
     layout:str,          # name of the layout, as in the table above
-    folder:str|Path,     # the corpus
+    folder:str|Path,     # the corpus; for shards also an address, as in `avcomp.data.addresses`
     noise:str|Path='',   # folder {kind}/{split}.tsv, as `prepare_musan` writes it; '' = the corpus's own noise, or none
     subset:str='',       # 'librispeech' and 'tsv': which training part, '100' or '960'; '' = all there is
     max_bad:float=0.,    # layouts with lists: share of bad clips to leave out, told each time; more are an error
 )->Corpus:               # its clips and noises
     "Clips and noises of a corpus in any of the known layouts."
-    folder, found = Path(check_name(folder)), find_layout(layout)
+    folder, found = place_of(check_name(folder)), find_layout(layout)
     clips = found.open(folder, subset=subset, max_bad=check_max_bad(max_bad))
-    noises = open_noise_lists(noise) if noise else own_noise(folder)
+    noises = open_noise_lists(noise) if noise else own_noise(folder) if isinstance(folder, Path) else {}
     id = corpus_digest(clips, found.facts(folder) if found.facts else None)
     made = noise_facts(noise) if noise else None
     return Corpus(clips, noises, f'{layout}-{id}', noise_digest(noises, made))
