@@ -142,6 +142,7 @@ def crop_mouth(
     "Cut the mouth out of a film."
     plan = plan_mouth(path, geometry, face)
     shape = len(plan.maps), plan.size, plan.size
-    frames = np.memmap(tempfile.TemporaryFile(), np.uint8, 'w+', shape=shape) if on_disk else np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        frames = np.memmap(file, np.uint8, 'w+', shape=shape) if on_disk else np.empty(shape, np.uint8)
     for t, frame in enumerate(cut_frames(plan)): frames[t] = frame
     return Mouth(frames, plan.confidence, plan.landmarks, plan.maps, plan.sync, judge(plan, frames.mean()))

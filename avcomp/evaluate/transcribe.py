@@ -221,7 +221,7 @@ def transcribe(
                 inputs = part_inputs(model, recording, span, given.streams, **kwargs)
                 new = read_words(model, tokenizer, inputs, part, beam_size)
                 words = join_parts(words, new, part.start, part.overlap)
-    problems = dict.fromkeys([*given.problems, *bad, *(str(w.message) for w in warned)])
+    problems = dict.fromkeys([*given.problems, *bad, *(str(w.message) for w in warned if w.category is UserWarning)])
     return Transcript(str(path), tuple(words), recording.seconds, tuple((p.start, p.end) for p in parts),
         modality_of(given.streams), given.why, timing=TIMING['decoder' in model.heads],
         quality=(*given.quality, *heard), problems=tuple(problems))
