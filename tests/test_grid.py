@@ -1,8 +1,17 @@
 "A grid of recipe runs that is killed goes on: what is finished is not run again, what was at work is waited for."
 import subprocess, sys, time
-import nbformat, pytest
-from avcomp.train.grid import grid_table, run_grid
+import nbformat, numpy as np, pytest
+from avcomp.data.sound import write_wav
+from avcomp.train.grid import corpus_ids, grid_table, run_grid
 from readme import root
+
+def write_recipe(path, parameters, work):
+    "A notebook of two cells; its path."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (parameters, work)])
+    nb.cells[0].metadata.tags = ['parameters']
+    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
+    nbformat.write(nb, path)
+    return path
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -12,12 +21,7 @@ def recipe(tmp_path):
             "(folder/f'run-{time.time_ns()}').touch()\n"
             "time.sleep(pause)\n"
             "(folder/'report.json').write_text(json.dumps({'score': 10*a}))")
-    new = nbformat.v4.new_code_cell
-    nb = nbformat.v4.new_notebook(cells=[new("a, out, pause = 0, '', 1"), new(work)])
-    nb.cells[0].metadata.tags = ['parameters']
-    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
-    nbformat.write(nb, tmp_path/'recipe.ipynb')
-    return tmp_path/'recipe.ipynb'
+    return write_recipe(tmp_path/'recipe.ipynb', "a, out, pause = 0, '', 1", work)
 
 def runs(folder):
     "How often each cell was run."
@@ -46,3 +50,17 @@ def test_an_edited_recipe_runs_again(recipe, tmp_path):
     assert [report['score'] for _, report in run_grid(recipe, out, axes, dict(pause=0))] == [20]
     assert runs(out) == {'a=1': 2}
     with pytest.raises(RuntimeError, match='1 of 1 cells failed'): run_grid(recipe, out, axes, dict(pause='soon'))
+
+def test_bad_rows_that_a_cell_may_leave_out(tmp_path, monkeypatch):
+    "`max_bad` reaches the corpus, where a cell gets its id and in the run that it starts."
+    monkeypatch.setenv('AVCOMP_CACHE', str(tmp_path/'cache'))
+    for name in 'abc': write_wav(tmp_path/f'corpus/train/{name}.wav', np.random.default_rng(0).normal(0, .1, 16000))
+    (tmp_path/'corpus/train/d.wav').write_bytes(b'')
+    work = ("import json, pathlib\nfrom avcomp.data.corpora import open_corpus\n"
+            "clips = len(open_corpus(data_layout, data_folder, max_bad=max_bad).cuts['train'])\n"
+            "(pathlib.Path(out)/'report.json').write_text(json.dumps({'clips': clips}))")
+    recipe = write_recipe(tmp_path/'counts.ipynb', "out, data_layout, data_folder, max_bad = '', '', '', 0.", work)
+    given = dict(data_layout='audio', data_folder=str(tmp_path/'corpus'))
+    with pytest.raises(ValueError, match='1 of 4 .*d.wav'): corpus_ids(given | dict(max_bad=.2))
+    found = run_grid(recipe, tmp_path/'grid', {'max_bad': [.3]}, given)
+    assert [report['clips'] for _, report in found] == [3]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 import av, cv2, decord, numpy as np
+from av.format import Flags
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from ..core import atomic_path
@@ -28,6 +29,7 @@ class Video:
     times:np.ndarray     # (n,) when its pictures come, s after the first one, ascending
     seconds:float        # for how long they are shown
     indexed:bool         # whether its pictures can be asked for by number
+    timed:bool=True      # whether the file says when they come; else it is taken from their rate
     def __len__(self): return max(1, int(self.seconds*FPS + 0.5))
 
     @property
@@ -53,16 +55,21 @@ def is_cut_short(
     packets:list[av.Packet],            # all of the file
 )->bool:                                # whether something is missing
     "Compare what a file holds with what its header says."
-    def end(some):
-        return max((float((p.pts + (p.duration or 0))*p.time_base) for p in some if p.pts is not None), default=0.)
-    own = [p for p in packets if p.stream is stream]
-    early = min((float(p.pts*p.time_base) for p in packets if p.pts is not None), default=0.)   # what coders need
+    count, starts, ends = 0, {}, {}   # of the pictures; where each stream begins and ends, in its own ticks
+    for p in packets:
+        count += p.stream_index == stream.index
+        if p.pts is None: continue
+        starts[p.stream_index] = min(starts.get(p.stream_index, 0), p.pts)
+        ends[p.stream_index] = max(ends.get(p.stream_index, 0), p.pts + (p.duration or 0))
+    def seconds(ticks): return {i: float(tick*film.streams[i].time_base) for i, tick in ticks.items()}
+    starts, ends = seconds(starts), seconds(ends)
+    early = min(starts.values(), default=0.)   # below 0: what coders need
     mp4 = film.format.name.startswith('mov')   # counts pictures that its edit list hides
     promised = stream.duration and float(((stream.start_time or 0) + stream.duration)*stream.time_base)
     return (any(p.is_corrupt for p in packets) or not has_end(film.name, film.format.name)
-            or not mp4 and stream.frames > len(own)
-            or end(own) + 0.5/FPS < (promised or 0)
-            or end(packets) - min(early, 0) + 0.5/FPS < (film.duration or 0)/av.time_base)
+            or not mp4 and stream.frames > count
+            or ends.get(stream.index, 0) + 0.5/FPS < (promised or 0)
+            or max(ends.values(), default=0) - early + 0.5/FPS < (film.duration or 0)/av.time_base)
 
 # %% ../../nbs/data/00a_video.ipynb #ade87fdc
 def picture_times(
@@ -72,9 +79,9 @@ def picture_times(
     "When the pictures of a film are shown."
     rate = float(stream.average_rate or stream.guessed_rate or FPS)
     if any(p.pts is None for p in packets): return np.arange(len(packets))/rate, len(packets)/rate
-    last = max(packets, key=lambda p: p.pts)
-    times = np.sort([float(p.pts*stream.time_base) for p in packets])
-    return times - times[0], times[-1] - times[0] + float((last.duration or 0)*stream.time_base or 1/rate)
+    last, tick = max(packets, key=lambda p: p.pts), stream.time_base
+    times = np.sort([p.pts for p in packets])*tick.numerator/tick.denominator
+    return times - times[0], times[-1] - times[0] + float((last.duration or 0)*tick or 1/rate)
 
 def survey(
     film:av.container.InputContainer,   # open file
@@ -89,7 +96,7 @@ def survey(
     times, seconds = picture_times(stream, own)
     hidden = len(own) < sum(p.stream is stream for p in packets)
     indexed = film.format.name.startswith('mov') and not hidden and own[0].is_keyframe and own[0].pts is not None
-    return Video(film.name, times, seconds, indexed)
+    return Video(film.name, times, seconds, indexed, not film.format.flags & Flags.no_timestamps.value)
 
 def survey_file(
     path:str|Path,   # film
@@ -116,6 +123,10 @@ def open_video(
         warnings.warn(f"{path} has {n} pictures in {video.seconds:.2f} s ({n/video.seconds:.2f} a second): "
                       f"{len(shown)} frames at {FPS} a second are chosen by their times; "
                       f"convert the file to {FPS} a second if others are wanted")
+    if not video.timed:
+        warnings.warn(f"{path} is a bare stream: it says neither when pictures come nor where it ends. {n} of them are "
+                      f"taken for {video.seconds:.2f} s, and nobody can tell whether some are missing; "
+                      "put it into an mp4 where it was made")
     return video
 
 # %% ../../nbs/data/00a_video.ipynb #618765f8

@@ -124,7 +124,8 @@ def find_head(
     model = load_model(task.head_from)
     if model.transcribes: return model
     raise ValueError("head_from names a fine-tuned model, one with a decoder or a CTC head; "
-                     f"{task.head_from} is of family {model.family!r} and has neither")
+                     f"{task.head_from} is of family {model.family!r} and has neither; "
+                     "pass a tokenizer, and an encoder gets a new head")
 
 def with_head(
     task:Finetune,   # where a new head comes from

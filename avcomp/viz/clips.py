@@ -173,7 +173,7 @@ def plot_confusions(
     ax.set_yticks(range(len(words) + 1), [*words, 'inserted'], fontsize=8)
     wrong = table[:-1, :-2] * (1 - np.eye(len(words), dtype=int))
     said, heard = np.unravel_index(wrong.argmax(), wrong.shape)
-    title = 'No word is taken for another'
+    title = f'No word is taken for another{" of these"*bool(table[:-1, -2].any())}'
     if wrong.any(): title = f'Most often confused: {words[said]} heard as {words[heard]} ({wrong.max()} times)'
     ax.set(xlabel='word recognised', ylabel='word said', title=title)
     return ax

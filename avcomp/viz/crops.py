@@ -8,7 +8,7 @@ __all__ = ['plot_crop', 'crop_explorer']
 # %% ../../nbs/viz/02f_crops.ipynb #92de1b4e
 import cv2, ipywidgets as widgets, matplotlib.pyplot as plt, numpy as np
 from .clips import film_strip
-from .widgets import explorer
+from .controls import explorer
 
 # %% ../../nbs/viz/02f_crops.ipynb #2dfa9a24
 def plot_crop(

@@ -6,12 +6,11 @@
 __all__ = ['layer_and_kind', 'plot_densities', 'density_explorer']
 
 # %% ../../nbs/viz/01e_densities.ipynb #2fc810ee
-from html import escape
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
-from .plots import CMAP, GREY, new_axes
-from .widgets import explorer, html_table, menu, slider
+from .plots import CMAP, GREY, new_axes, whole_ticks
+from .controls import explorer, html_table, menu, slider
 
 # %% ../../nbs/viz/01e_densities.ipynb #05aebb98
 def layer_and_kind(
@@ -39,7 +38,7 @@ def plot_densities(
     ax.set_facecolor(GREY)
     ax.figure.colorbar(ax.imshow(grid, vmin=0, vmax=1, cmap=CMAP, aspect='auto'), ax=ax, label='share kept')
     ax.set_yticks(range(len(kinds)), kinds, fontsize=8)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_ticks(ax.xaxis)
     kept = sum(w['after'] for w in rows.values())/sum(w['before'] for w in rows.values())
     ax.set(xlabel='layer', title=f'{kept:.0%} kept: from {np.nanmin(grid):.0%} to {np.nanmax(grid):.0%} of a layer')
     return ax
@@ -61,5 +60,5 @@ def density_explorer(
         some = order if len(order) <= 6 else [*order[:3], *order[-3:]]
         return html_table({name: {'kept': f'{kept[name]:.1%}', 'weights': f"{models[model][name]['after']:,}"}
                            for name in some})
-    chosen = slider('model', [(escape(name), name) for name in models])
+    chosen = slider('model', [(name, name) for name in models])
     return explorer(draw, dict(model=chosen, part=menu('part', ['all', *parts])), describe)

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from .plots import GREY, name_colors, new_axes
-from .widgets import explorer, html_table, menu
+from .controls import explorer, html_table, menu
 
 # %% ../../nbs/viz/02e_holes.ipynb #f883c921
 def plot_holes(
@@ -24,7 +24,7 @@ def plot_holes(
     hidden = np.asarray(hidden, dtype=bool)
     if wrong := {name: np.shape(e) for name, e in errors.items() if np.shape(e) != hidden.shape}:
         raise ValueError(f"expected an error for each of {len(hidden)} frames, got shapes {wrong}; choose a layer")
-    ax, edges = new_axes(ax, 9, 2.6), np.flatnonzero(np.diff(np.r_[0, hidden, 0])).reshape(-1, 2)/rate
+    ax, edges = new_axes(ax, 8, 2.6), np.flatnonzero(np.diff(np.r_[0, hidden, 0])).reshape(-1, 2)/rate
     for start, end in edges: ax.axvspan(start, end, color=GREY, lw=0, zorder=0)
     middle = (np.arange(len(hidden)) + 0.5)/rate
     for (name, error), color in zip(errors.items(), name_colors(errors).values()):

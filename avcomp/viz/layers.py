@@ -11,7 +11,7 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import PercentFormatter
-from .plots import CMAP, COLORS, GREY, name_colors, new_axes
+from .plots import CMAP, COLORS, GREY, name_colors, new_axes, whole_ticks
 
 # %% ../../nbs/viz/01c_layers.ipynb #4976b60a
 MEASURES = {'cka': ('linear CKA', 0), 'cosine': ('cosine', -1)}   # measure -> (name, smallest value); the largest is 1
@@ -34,7 +34,7 @@ def plot_similarity(
     ax.plot(range(students), best, 'o', mfc='none', mec=COLORS[4], mew=1.5, ms=7)
     if state is not None:
         ax.add_patch(plt.Rectangle((state - 0.5, -0.5), 1, teachers, fill=False, ec=COLORS[4], lw=2, clip_on=False))
-    for axis in (ax.xaxis, ax.yaxis): axis.get_major_locator().set_params(integer=True)
+    whole_ticks(ax.xaxis, ax.yaxis)
     title = "o: the teacher's state that\na student's is most like"
     if teachers == students:
         title = f'{sum(best == range(students))} of {students} states are most like\ntheir own in the teacher'
@@ -66,8 +66,9 @@ def plot_probe(
     top.set(ylim=(0, 1), ylabel='accuracy', title=fill('Known best at state ' + ', '.join(best), 50))
     top.yaxis.set_major_formatter(PercentFormatter(1))
     top.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
-    low.set(ylim=(0, None), ylabel='learnt weight', xlabel='hidden state')
-    low.xaxis.get_major_locator().set_params(integer=True)
+    low.set(ylim=(0, 1.15*max(max(r['weights']) for r in results.values())), ylabel='learnt weight',
+            xlabel='hidden state')
+    whole_ticks(low.xaxis)
     return list(axes)
 
 # %% ../../nbs/viz/01c_layers.ipynb #ace63d81
@@ -87,7 +88,7 @@ def plot_by_layer(
     ends = {name: r[-1] for name, r in results.items() if len(r) == last}
     ax.set(xlim=(0.7, last + 0.3), ylim=(0, None), xlabel='layer', ylabel=fill(label, 30),
            title=fill(f'Smallest after the last layer: {min(ends, key=ends.get)}', 45))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_ticks(ax.xaxis)
     ax.grid(alpha=0.3)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return ax

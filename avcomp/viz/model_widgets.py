@@ -12,8 +12,8 @@ import ipywidgets as widgets
 import numpy as np
 from ..data.alignment import plot_clip
 from .clips import align_words, plot_alignment, plot_confusions
+from .controls import condition_controls, explorer, html_table, menu, refill
 from .layers import MEASURES, plot_by_layer, plot_probe, plot_similarity
-from .widgets import condition_controls, explorer, html_table, menu, refill
 
 # %% ../../nbs/viz/02b_model_widgets.ipynb #c6525964
 def similarity_explorer(

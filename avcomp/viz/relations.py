@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 from .plots import CMAP
-from .widgets import explorer, menu
+from .controls import explorer, menu
 
 # %% ../../nbs/viz/02d_relations.ipynb #5219952f
 NAMES = {   # way -> its name, and what its numbers are
@@ -37,7 +37,9 @@ def frame_matrices(
 )->list[np.ndarray]:   # all matrices that are there
     "The panels of a picture, checked to be square."
     found = [np.asarray(m, dtype=float) for panels in rows.values() for m in panels.values() if m is not None]
-    if not found: raise ValueError("expected at least one matrix, as {model: {layer: matrix}}, got none")
+    if not found:
+        raise ValueError("expected at least one matrix, as {model: {layer: matrix}}, got none; "
+                         "choose another layer or head")
     if wrong := [m.shape for m in found if m.ndim != 2 or m.shape[0] != m.shape[1] or not m.size]:
         raise ValueError(f"expected matrices (N, N) of frames by frames, got shape {wrong[0]}; "
                          "choose a head, or take the mean over heads")

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 from .curves import wer_span
 from .plots import COLORS, name_colors, new_axes
-from .widgets import explorer, html_table, menu, slider
+from .controls import explorer, html_table, menu, refill, slider
 
 # %% ../../nbs/viz/01f_sparsities.ipynb #c881b24d
 MARKS = 'osD^vPX*'   # of the curves, in their order
@@ -58,7 +58,6 @@ def sparsity_vs_wer_explorer(
     if not pictures or not all(pictures.values()):
         raise ValueError(f"expected curves, as {{'this run': {{'LRR': {{0.5: 0.3}}}}}}, got {pictures}")
     names = list(dict.fromkeys(name for curves in pictures.values() for name in curves))
-    every = sorted({s for curves in pictures.values() for curve in curves.values() for s in curve})
     def chosen(of, names):
         "Curves that are chosen; none shows all."
         return [n for n in pictures[of] if n in names] or list(pictures[of])
@@ -66,8 +65,11 @@ def sparsity_vs_wer_explorer(
     def describe(of, names, top, mark):
         there = {name: pictures[of][name][mark] for name in chosen(of, names) if mark in pictures[of][name]}
         cells = {name: {'WER': f'{wer_span(wer)[0]:.1%}'} for name, wer in there.items()}
-        return f'word error rate at {mark:.0%}' + html_table(cells)
+        return f'word error rate at {mark:.0%}' + (html_table(cells) if cells else ': not measured')
+    def stops(): return [(f'{s:.0%}', s) for s in sorted({s for curve in pictures[of.value].values() for s in curve})]
+    of = menu('numbers', list(pictures))
+    mark = slider('sparsity', stops())
+    of.observe(lambda _: refill(mark, stops(), keep=True), 'value')    # before the picture asks for it
     curves = widgets.SelectMultiple(options=names, value=names, rows=len(names), description='methods')
     top = widgets.FloatSlider(1., min=0.1, max=1.5, step=0.05, description='highest')
-    return explorer(draw, dict(of=menu('numbers', list(pictures)), names=curves, top=top,
-                               mark=slider('sparsity', [(f'{s:.0%}', s) for s in every])), describe)
+    return explorer(draw, dict(of=of, names=curves, top=top, mark=mark), describe)

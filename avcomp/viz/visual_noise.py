@@ -15,7 +15,7 @@ from torch import Generator
 from ..data.corruptions import CORRUPTIONS, OURS, SEEN, UNSEEN, corrupt
 from ..data.visual_noise import strengths
 from .plots import GREY, name_colors, new_axes
-from .widgets import explorer, menu
+from .controls import explorer, menu
 
 # %% ../../nbs/viz/02c_visual_noise.ipynb #010288a8
 GAP = 3   # white pixels between pictures
@@ -57,7 +57,7 @@ def plot_strengths(
     if level is not None: ax.axvline(level, color=GREY, lw=6, zorder=0)
     ax.set(xlabel='level', ylabel='RMS change (gray values)', title='Change of a clip from level to level')
     ax.set_yscale('symlog', linthresh=2)
-    ax.set_ylim(bottom=-0.3)
+    ax.set_ylim(-0.3, 1.5*max(1, *map(max, strengths.values())))    # marks are whole
     ax.grid(alpha=0.3)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return ax
@@ -72,6 +72,8 @@ def visual_noise_explorer(
 )->widgets.VBox:         # kind menu, level slider, frame slider, picture, text
     "A clip under visual noise of a chosen kind and level."
     frames = np.asarray(frames)
+    if unknown := sorted(set(kinds) - set(CORRUPTIONS)):
+        raise ValueError(f"unknown kinds of visual noise {unknown}; choose from {list(CORRUPTIONS)}")
     corrupted = cache(lambda kind, level: corrupt(frames, kind, level, Generator().manual_seed(seed)))
     measured = cache(lambda kind: strengths(frames, (kind,), seed))
     def at_most(kind, level): return min(level, len(CORRUPTIONS[kind].levels))
