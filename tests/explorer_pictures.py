@@ -23,8 +23,8 @@ def noise():
         for condition in found} for modality, found in by.items()} for model, by in seeds[0].items()})
 
 def pruning():
-    "Seven ways to take weights from a lip reader, of two seeds, and what their paper says."
-    reports = [read_report(root/f'nbs/reports/sparse_vsr_seed{seed}.json') for seed in (0, 1)]
+    "Seven ways to take weights from a lip reader, of three seeds, and what their paper says."
+    reports = [read_report(root/f'nbs/reports/sparse_vsr_seed{seed}.json') for seed in range(3)]
     ours = curves_of(rows_of(reports))
     return sparsity_vs_wer_explorer({'these runs': ours, 'published on LRS3': published_curves()})
 

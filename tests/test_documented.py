@@ -196,6 +196,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('CONTRIBUTING.md', 'pre-commit install'): there,
     ('CONTRIBUTING.md', 'pip install -c constraints.txt'): there,
     ('CONTRIBUTING.md', '.ci/run'): there,
+    ('CONTRIBUTING.md', 'python tests/explorer_pictures.py'): said('photographs pages, in a browser'),
     ('data_cards/', '-p '): parameters,
     ('data_cards/embedded.md', 'corpus.json'): said('what a folder holds, no command'),
     ('data_cards/librispeech.md', 'lhotse download'): lhotse,

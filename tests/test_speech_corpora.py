@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('AVCOMP_CACHE', str(tmp_path/'cache'))
     return tmp_path/'cache'
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def libri(corpus):
     "The embedded corpus laid out like LibriSpeech, and the id there -> the id in the embedded corpus."
     root, names = corpus.parent/'LibriSpeech', {}
@@ -46,7 +46,7 @@ def libri(corpus):
         (folder/f'{k}-7.trans.txt').write_text(''.join(lines))
     return root, names
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def shar(corpus):
     "The embedded corpus in shards of three clips."
     for split in ('train', 'valid'): write_shar(load_cuts(corpus, split), corpus.parent/'shar', split, shard_size=3)
