@@ -278,7 +278,6 @@ def test_dphubert_on_shards(listeners):
     assert [v for stage in report['stages'].values() for v in stage['views']] == []
     assert report['data']['noises'] == {} and set(report['jobs']) == {'joint', 'distill', 'finetune'}
     assert list(report['measured']['phone_accuracy']) == ['teacher', 'student']   # shards know what is said when
-    check_again('dphubert', out, parameters, report)
 
 
 def test_no_test_split_is_refused(listeners):
