@@ -1,19 +1,23 @@
-"""Input pipeline, in turn: batched features, single ones and python_speech_features; views; loaders.
+"""Input pipeline, in turn: readers and the libraries below them; batched features, single ones and those of
+python_speech_features; views; loaders.
 
     python -m benchmarks.data
 """
 import argparse, statistics, tempfile
 from itertools import islice
 from pathlib import Path
+import decord
 import numpy as np
+import soundfile as sf
 import torch
 from python_speech_features import logfbank as psf_logfbank
 from avcomp.data.audio_noise import mix
 from avcomp.data.batches import ClipDataset, make_loader
 from avcomp.data.clips import make_cut
 from avcomp.data.features import clip_generator, crop_flip, fbank, logfbank, normalise_video
-from avcomp.data.sound import write_wav
-from avcomp.data.video import write_video
+from avcomp.data.corpora.avhubert import read_avhubert_lists, write_avhubert_lists
+from avcomp.data.sound import read_wav, write_wav
+from avcomp.data.video import read_video, write_video
 from avcomp.data.views import Crop
 from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
 
@@ -23,6 +27,26 @@ def show(title, calls, repeats):
     times = time_in_turn(calls, repeats, warmup=1)
     for name, (low, mid, high) in ratios(times).items():
         print(f'  {name:34} {statistics.median(times[name]):9.2f} ms   ratio {mid:5.2f} ({low:.2f} to {high:.2f})')
+
+
+def reading(wav, frames, repeats, folder):
+    "What it costs to look closely: whether all is there, at its time, and what it says it is."
+    for kind in ('wav', 'flac', 'mp3', 'ogg'):
+        path = folder/f'sound.{kind}'
+        sf.write(path, wav.numpy(), 16000)
+        show(f'a sound of {frames} frames, {kind}', {
+            'soundfile': lambda path=path: sf.read(path, dtype='float32'),
+            'read_wav': lambda path=path: read_wav(path)}, 20*repeats)
+    film = folder/'mouth.mp4'
+    write_video(film, np.random.default_rng(0).integers(100, 140, (frames, 96, 96)).astype(np.uint8))
+    show(f'a film of {frames} frames', {
+        'decord': lambda: decord.VideoReader(str(film)).get_batch(range(frames)).asnumpy(),
+        'read_video': lambda: read_video(film)}, 4*repeats)
+    cuts = [make_cut(f'{i}', folder/'sound.wav', film, 'a clip', 'speaker', frames) for i in range(300)]
+    write_avhubert_lists(cuts, folder, 'train')
+    show(f'a list of {len(cuts)} clips', {
+        'headers by soundfile': lambda: [sf.info(folder/'sound.wav') for _ in cuts],
+        'read_avhubert_lists': lambda: read_avhubert_lists(folder, 'train')}, repeats)
 
 
 def features(wavs, frames, repeats):
@@ -70,6 +94,7 @@ def main(clips=16, frames=75, repeats=5, threads=2):
     torch.manual_seed(0)
     wavs = [(torch.rand(640*frames) - .5).mul(32768).trunc()/32768 for _ in range(clips)]
     with use_threads(threads), tempfile.TemporaryDirectory() as folder:
+        reading(wavs[0], frames, repeats, Path(folder))
         features(wavs, frames, repeats)
         augmentation(wavs, frames, repeats)
         loading(wavs, frames, repeats, Path(folder))
