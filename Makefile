@@ -46,8 +46,8 @@ demo: $(READY)
 	@$(BIN)/python -m avcomp.evaluate.page $(DEMO)/$(RECIPE).ipynb >/dev/null
 	@echo && echo 'The report, as a page:     $(DEMO)/$(RECIPE).html' && echo 'The report, as a notebook: $(DEMO)/$(RECIPE).ipynb'
 
-# Four processes keep two cores busy: tests often wait, for a kernel, a browser or the processes of a training.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 --dist worksteal
+# Three processes keep two cores busy: tests often wait, for a kernel, a browser or the processes of a training.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 test: $(READY)
 	@$(PYTEST) tests
