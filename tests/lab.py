@@ -1,11 +1,12 @@
 "JupyterLab with one notebook, a real browser in front of it, and the hand of a user on the explorers there."
-import json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+import json, os, shutil, subprocess, sys, time, urllib.error, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from warm import free_port
 
 BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')
@@ -20,11 +21,6 @@ def notebook(sources):
              for i, source in enumerate(sources)]
     kernel = dict(name='python3', display_name='python3', language='python')
     return dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
 
 def options(folder, port):
     "No browser, no password, no look for updates; the page tells a script its application."

@@ -1,5 +1,5 @@
 "Two processes train as one does, on one machine and on two: through torchrun, on CPU with gloo."
-import signal, socket, subprocess, time
+import signal, subprocess, time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from avcomp.train.launch import launch, submit, torchrun_command
 from avcomp.train.progress import resume_point
 from readme import root
 from toy import corpus, job, parts, weights
-from warm import Fork, train
+from warm import Fork, free_port, train
 
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
@@ -25,16 +25,10 @@ def in_root(monkeypatch):
     yield
     torch.set_num_threads(threads)
 
-def free_port():
-    "A port of this machine that nobody uses."
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return str(s.getsockname()[1])
-
 def start_together(job):
     "The processes of a job on this machine, as torchrun starts them, but forked."
     job.save(f'{job.out}/job.json')
-    n, port = job.run.devices, free_port()
+    n, port = job.run.devices, str(free_port())
     env = dict(WORLD_SIZE=f'{n}', LOCAL_WORLD_SIZE=f'{n}', GROUP_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=port,
                TORCHELASTIC_RUN_ID=job.id)
     return [Fork(train, f'{job.out}/job.json', env=env | {'RANK': f'{i}', 'LOCAL_RANK': f'{i}'}, log=f'{job.out}.txt')

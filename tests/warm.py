@@ -2,7 +2,7 @@
 
 The imports of training take longer than what most tests train. A fork server imports once and does nothing else; each
 process is forked from it, so it is as fresh, and as easily killed, as one of the command line."""
-import multiprocessing, os, signal, sys, time
+import multiprocessing, os, signal, socket, sys, time
 from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver, get_context
@@ -82,6 +82,12 @@ class Command(Fork):
 def launch_kernel(cmd, env={}, cwd=None, **_):
     "Jupyter's function of that name: a kernel, forked."
     return Fork(kernel, cmd[cmd.index('-f'):], env=env, cwd=cwd)
+
+def free_port():
+    "A port of this machine that nobody uses."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 def once(tmp_path_factory, name, make):
     "A folder that `make(folder)` fills, once for all processes of a test run."

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'KNOTS', 'CODECS', 'CODEC_KINDS', 'Way', 'way', 'same_power', 'room', 'microphone', 'gain', 'overload',
-           'telephone', 'recode', 'opus', 'mp3', 'Hearing', 'check_hearing']
+           'telephone', 'recode', 'Hearing', 'check_hearing']
 
 # %% ../../nbs/data/05h_hearing.ipynb #b89b2db5
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 import av, numpy as np, torch
 from torch import Generator
 from .sound import SAMPLE_RATE
@@ -114,17 +115,21 @@ def telephone(
     return same_power(wav, np.sign(steps)*np.expm1(np.abs(steps)/127*np.log(256))/255)
 
 # %% ../../nbs/data/05h_hearing.ipynb #af663c73
-CODECS = {'opus': ('libopus', 'ogg'), 'mp3': ('libmp3lame', 'mp3')}   # kind -> ffmpeg's encoder and container
+CODECS = {   # kind -> ffmpeg's encoder and container; least and greatest kbit/s
+    'opus': ('libopus', 'ogg', 6, 32),          # a call over the internet
+    'mp3': ('libmp3lame', 'mp3', 8, 40),        # a small file
+}
 
 def recode(
-    wav:np.ndarray,   # float32 (N,) in [-1, 1]
-    codec:str,        # a row of `CODECS`
-    kbit:float,       # rate, kbit/s
-)->np.ndarray:        # float32 (N,)
+    wav:np.ndarray,             # float32 (N,) in [-1, 1]
+    number:float,               # kbit/s
+    generator:Generator|None,   # draws nothing
+    codec:str,                  # a row of `CODECS`
+)->np.ndarray:                  # float32 (N,)
     "Encode and decode in memory."
-    file, (encoder, container) = io.BytesIO(), CODECS[codec]
+    file, (encoder, container, *_) = io.BytesIO(), CODECS[codec]
     with av.open(file, 'w', format=container) as out:
-        stream = out.add_stream(encoder, rate=SAMPLE_RATE, bit_rate=round(1000*kbit), layout='mono')
+        stream = out.add_stream(encoder, rate=SAMPLE_RATE, bit_rate=round(1000*number), layout='mono')
         samples = np.rint(32767*wav.clip(-1, 1)).astype(np.int16)[None]
         frame = av.AudioFrame.from_ndarray(samples, format='s16', layout='mono')
         frame.sample_rate = SAMPLE_RATE
@@ -138,23 +143,8 @@ def recode(
     return np.pad(found, (0, len(wav) - len(found)))
 
 # %% ../../nbs/data/05h_hearing.ipynb #2aeb5fec
-@way('opus', 'kbit/s', 6, 32)
-def opus(
-    wav:np.ndarray,             # float32 (N,)
-    number:float,               # kbit/s
-    generator:Generator|None,   # draws nothing
-)->np.ndarray:                  # float32 (N,)
-    "A call over the internet."
-    return recode(wav, 'opus', number)
-
-@way('mp3', 'kbit/s', 8, 40)
-def mp3(
-    wav:np.ndarray,             # float32 (N,)
-    number:float,               # kbit/s
-    generator:Generator|None,   # draws nothing
-)->np.ndarray:                  # float32 (N,)
-    "A small file."
-    return recode(wav, 'mp3', number)
+for codec, (*_, lowest, highest) in CODECS.items():
+    way(codec, 'kbit/s', lowest, highest)(partial(recode, codec=codec))
 
 # %% ../../nbs/data/05h_hearing.ipynb #2a293905
 CODEC_KINDS = 'telephone', 'opus', 'mp3'   # at most one of them happens
