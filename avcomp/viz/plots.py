@@ -12,6 +12,7 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
@@ -47,9 +48,15 @@ def figure_png(
     colors:int=256,  # size of the palette, in [2, 256]
 )->bytes:            # a PNG file
     "A figure as a small PNG with a palette, for notebooks and widgets."
-    drawn, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, format='png', dpi=dpi, facecolor='white', pil_kwargs={'compress_level': 0})
-    rgb = Image.open(drawn).convert('RGB')
+    canvas, look, small = fig.canvas, dict(dpi=fig.dpi, facecolor=fig.get_facecolor()), io.BytesIO()
+    drawn = FigureCanvasAgg(fig)
+    try:
+        fig.set(dpi=dpi, facecolor='white')
+        drawn.draw()    # once; `savefig` draws a figure with a layout twice
+        rgb = Image.fromarray(np.asarray(drawn.buffer_rgba())).convert('RGB')
+    finally:
+        fig.set(**look)
+        fig.set_canvas(canvas)
     rgb.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, format='png')
     return small.getvalue()
 
