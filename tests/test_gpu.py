@@ -6,6 +6,7 @@ import torch
 from laws import set_logits
 from tiny import FORMS, build, clips_of
 from toy import corpus, job, parts, weights
+from torch import distributed as dist
 from torch import nn
 
 from avcomp.compress.gates import gate_
@@ -125,3 +126,28 @@ def test_training(job, tmp_path, name):
     whole = run(job(name, tmp_path/'whole', stage={'fit.precision': '16-mixed'}))
     assert whole['precision'] == '16-mixed' and torch.tensor(whole['loss_valid']).isfinite()
     assert all(w.isfinite().all() for w in weights(tmp_path/'whole').values() if w.is_floating_point())
+
+
+def encode_half(rank, meeting, model, inputs, out):
+    "One of two processes on one GPU: its half of the batch, with the batch statistics of both."
+    dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank, world_size=2)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).cuda().train()
+    half = {k: v[2*rank:2*rank + 2].cuda() for k, v in inputs.items()}
+    with torch.no_grad(): torch.save((model.encode(**half).last.cpu(), model.state_dict()), f'{out}{rank}')
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('stream', ['video', 'wav'])
+def test_batch_statistics_of_two_processes(stream, tmp_path):
+    "What `fit.sync_batchnorm` asks for: two processes compute what one does that has the clips of both."
+    torch.manual_seed(0)
+    model = VSR(vsr_config('tiny', stream=stream))
+    inputs = dict(video=torch.randn(4, T, 88, 88)) if stream == 'video' else dict(wav=torch.randn(4, 16000))
+    torch.multiprocessing.spawn(encode_half, (tmp_path/'meeting', model, inputs, tmp_path/'half'), nprocs=2)
+    halves = [torch.load(tmp_path/f'half{rank}') for rank in (0, 1)]
+    whole = deepcopy(model).cuda().train()
+    with torch.no_grad(): found = whole.encode(**{k: v.cuda() for k, v in inputs.items()}).last
+    near(torch.cat([x for x, _ in halves]), found.cpu())
+    for _, weights in halves:
+        for name, w in whole.state_dict().items():
+            torch.testing.assert_close(weights[name].cpu(), w.cpu(), rtol=1e-3, atol=1e-5)

@@ -92,11 +92,14 @@ def run_parallel(
 
 # %% ../../nbs/data/12_workers.ipynb #3182996b
 def run_jobs(
-    jobs:list[tuple],   # (function, *arguments); other processes need a function of a module, not of a notebook
-    num_workers:int,    # processes; 0 = in this one
-    name:str,           # what the progress bar says
-)->list:                # what the functions return, in the order of the jobs
+    jobs:list[tuple],       # (function, *arguments); other processes need a function of a module, not of a notebook
+    num_workers:int|None,   # processes; 0 = in this one, None = as many as there are cores to use
+    name:str,               # what the progress bar says
+)->list:                    # what the functions return, in the order of the jobs
     "Run jobs with a progress bar; an error stops them all."
+    if num_workers is None:
+        from joblib import cpu_count   # knows of containers and pinned processes
+        num_workers = cpu_count()
     if num_workers < 0: raise ValueError(f"expected num_workers >= 0, 0 being this process, got {num_workers}")
     if num_workers and (own := [f.__name__ for f, *_ in jobs if f.__module__ == '__main__']):
         raise ValueError(f"other processes cannot import {own[0]!r}, which is defined in this notebook or script; "

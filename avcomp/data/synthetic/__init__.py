@@ -164,7 +164,7 @@ def make_corpus(
     folder:str|Path,                # where to write, an empty folder or one where this corpus was begun
     clips:tuple=(1000, 100, 100),   # clips in train, valid and test
     seed:int=0,                     # seed of all choices
-    num_workers:int=2,              # processes; 0 = in this one. The result does not depend on it
+    num_workers:int|None=None,      # processes; 0 = in this one, None = as many as cores; the result is the same
     noise_files:tuple=(12, 4, 4),   # recordings of each kind of noise in train, valid and test
     video:bool=True,                # draw the mouths; False: sound alone, the same sound in less time
     variety:Variety|None=None,      # a wider world to train in, the same test; None = the small world
