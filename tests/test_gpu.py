@@ -52,14 +52,18 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def all_bits(monkeypatch):
+    "No arithmetic of fewer bits on the GPU."
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request):
-    "A model in eval mode and its inputs, on the CPU; no arithmetic of fewer bits on the GPU."
+    "A model in eval mode and its inputs, on the CPU."
     torch.manual_seed(0)
     model, inputs = FAMILIES[request.param]()
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(torch.backends.cudnn, 'allow_tf32', False)
-        yield model.eval(), inputs
+    return model.eval(), inputs
 
 
 def on_gpu(model, inputs): return deepcopy(model).cuda(), {k: v.cuda() for k, v in inputs.items()}
@@ -130,6 +134,7 @@ def test_training(job, tmp_path, name):
 
 def encode_half(rank, meeting, model, inputs, out):
     "One of two processes on one GPU: its half of the batch, with the batch statistics of both."
+    torch.backends.cudnn.allow_tf32 = False
     dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank, world_size=2)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model).cuda().train()
     half = {k: v[2*rank:2*rank + 2].cuda() for k, v in inputs.items()}
@@ -148,6 +153,6 @@ def test_batch_statistics_of_two_processes(stream, tmp_path):
     whole = deepcopy(model).cuda().train()
     with torch.no_grad(): found = whole.encode(**{k: v.cuda() for k, v in inputs.items()}).last
     near(torch.cat([x for x, _ in halves]), found.cpu())
-    for _, weights in halves:
+    for _, state in halves:
         for name, w in whole.state_dict().items():
-            torch.testing.assert_close(weights[name].cpu(), w.cpu(), rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(state[name].cpu(), w.cpu(), rtol=1e-3, atol=1e-5)

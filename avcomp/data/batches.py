@@ -20,6 +20,7 @@ from .plans import BatchStream, filter_cuts as filter_cuts, plan_of
 from .shards import Shards
 from .sound import to_int16
 from .views import Crop, apply_views, bind_views
+from .workers import share_cores
 
 # %% ../../nbs/data/06_batches.ipynb #410b7e87
 CACHE = {}   # decoded streams by their file and the time it was written
@@ -150,6 +151,7 @@ def make_loader(
 )->DataLoader:            # batches as `collate` makes them
     "Endless shuffled batches for training, or one pass in a fixed order for evaluation."
     if not 0 <= rank < world_size: raise ValueError(f"expected 0 <= rank < world_size, got {rank=}, {world_size=}")
+    if num_workers: share_cores()   # here: a forked process cannot give up the threads of its parent, it waits for ever
     cuts, plan = plan_of(dataset.cuts if isinstance(dataset.cuts, Shards) else dataset.cuts.values())
     if dataset.train: batches = BatchStream(cuts, max_frames, dataset.seed, rank, world_size, start)
     else: batches = [[(0, id) for id in b] for b in plan(cuts, max_frames, shuffle=False)][rank::world_size]
