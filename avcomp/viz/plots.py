@@ -43,20 +43,20 @@ def name_colors(
 
 # %% ../../nbs/viz/01_plots.ipynb #675fda08
 def figure_png(
-    fig:plt.Figure,  # figure to draw; it is left open
+    fig:plt.Figure,  # figure to draw; it is left as it was
     dpi:int=100,     # dots per inch
     colors:int=256,  # size of the palette, in [2, 256]
 )->bytes:            # a PNG file
     "A figure as a small PNG with a palette, for notebooks and widgets."
-    canvas, look, small = fig.canvas, dict(dpi=fig.dpi, facecolor=fig.get_facecolor()), io.BytesIO()
-    drawn = FigureCanvasAgg(fig)
+    canvas, before, small = fig.canvas, dict(dpi=fig.dpi, facecolor=fig.get_facecolor()), io.BytesIO()
     try:
         fig.set(dpi=dpi, facecolor='white')
-        drawn.draw()    # once; `savefig` draws a figure with a layout twice
+        drawn = FigureCanvasAgg(fig)
+        drawn.draw()              # once; `savefig` draws a first time to lay out
         rgb = Image.fromarray(np.asarray(drawn.buffer_rgba())).convert('RGB')
     finally:
-        fig.set(**look)
         fig.set_canvas(canvas)
+        fig.set(**before)
     rgb.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, format='png')
     return small.getvalue()
 
