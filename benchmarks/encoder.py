@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 import torch.nn.functional as F
+from avcomp.compress.dims import count_macs
 from avcomp.evaluate.cost import ratios, time_in_turn, use_threads
 from avcomp.models.avhubert import AVHubert, avhubert_config
 
@@ -87,14 +88,21 @@ def random_statistics_(model):
         m.running_var.uniform_(.5, 1.5)
 
 
-def compare_parts(ours, theirs, repeats, bf16):
-    "Time each part of two models in turn, and print ratios; `ours` and `theirs` are part -> call."
+def bare_product(macs):
+    "A call that does as many multiplications in one large matrix product: the least that a model can take."
+    a, b = torch.randn(max(1, macs >> 22), 2048), torch.randn(2048, 2048)
+    return lambda: a @ b
+
+
+def compare_parts(ours, theirs, repeats, bf16, macs={}):
+    "Time each part of two models in turn, and print ratios; `ours` and `theirs` are part -> call, `macs` part -> MACs."
     for part in ours:
         calls = {'plain fp32': theirs[part], 'avcomp fp32': ours[part]}
+        if part in macs: calls['matrix product'] = bare_product(macs[part])
         if bf16: calls |= {'plain bf16': in_bf16(theirs[part]), 'avcomp bf16': in_bf16(ours[part])}
         times = time_in_turn(calls, repeats, warmup=1)
         for name, (low, mid, high) in ratios(times).items():
-            print(f'  {part:11}  {name:11}  {statistics.median(times[name]):8.1f} ms   '
+            print(f'  {part:11}  {name:14}  {statistics.median(times[name]):8.1f} ms   '
                   f'ratio {mid:5.2f} ({low:.2f} to {high:.2f})   {1/mid:5.2f} times as fast')
 
 
@@ -110,7 +118,7 @@ def main(size='base', frames=100, clips=(1, 4), repeats=5, threads=2, bf16=True)
             print(f'{size}, {B} x {frames} frames, {threads} threads: equal outputs; '
                   'times over those of plain PyTorch, fp32')
             ours, theirs = (parts(m, x, model.config.embed_dim) for m in (model, plain))
-            compare_parts(ours, theirs, repeats, bf16)
+            compare_parts(ours, theirs, repeats, bf16, {'whole': B*count_macs(model, frames)})
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 import torch.nn.functional as F
+from avcomp.compress.dims import count_macs
 from avcomp.evaluate.cost import use_threads
 from avcomp.models.building_blocks import sinusoids
 from avcomp.models.vsr import VSR, vsr_config
@@ -96,7 +97,7 @@ def main(size='base_l', frames=100, clips=(1,), repeats=5, threads=2, bf16=False
                   'times over those of plain PyTorch, fp32')
             ours = parts(model, lambda v: model.encode(v).last, video, hidden)
             theirs = parts(plain, plain, video, hidden)
-            compare_parts(ours, theirs, repeats, bf16)
+            compare_parts(ours, theirs, repeats, bf16, {'whole': B*count_macs(model, frames)})
 
 
 if __name__ == '__main__':
