@@ -1,6 +1,10 @@
 """The order of the tests: those that take longest come first, in parts that share what they make.
 
-pytest-xdist gives each of its processes a part, and then what is left of the others': none ends alone."""
+pytest-xdist gives each of its processes a part, and then what is left of the others': none ends alone. Its processes
+are forked from a server that has imported what they need."""
+import shlex
+import pytest
+from warm import CLIENT, server
 
 PARTS = (   # modules of long tests
     ('test_repository', 'test_recipes'),
@@ -20,3 +24,9 @@ def pytest_collection_modifyitems(config, items):
         part += short[:room]
         del short[:room]
     items[:] = sum(parts, [])
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs):
+    server()
+    for spec in specs:
+        if spec.popen: spec.python = shlex.join([*CLIENT, ''])

@@ -1,12 +1,12 @@
 "JupyterLab with one notebook, a real browser in front of it, and the hand of a user on the explorers there."
-import json, os, shutil, subprocess, sys, time, urllib.error, urllib.request
+import json, os, shutil, subprocess, time, urllib.error, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
-from warm import free_port
+from warm import free_port, warm_python
 
 BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')
@@ -60,7 +60,7 @@ def jupyterlab(home, sources):
     port = free_port()
     address = f'http://127.0.0.1:{port}'
     with open(home/'lab.log', 'w') as log:
-        command = [sys.executable, '-m', 'jupyterlab', *options(folder, port)]
+        command = [warm_python(), '-m', 'jupyterlab', *options(folder, port)]
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment(home))
     try:
         wait_for(address, server, home/'lab.log')

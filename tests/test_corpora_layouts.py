@@ -22,10 +22,10 @@ from toy import corpus, job, parts
 SPLITS = 'train', 'valid'
 
 @pytest.fixture(scope='module')
-def layouts(corpus, parts):
+def layouts(corpus, parts, tmp_path_factory):
     "Layout -> (folder of clips, folder of noise lists)."
-    spm, noise = Tokenizer((parts/'tokenizer.model').read_bytes()), parts/'musan'
-    folders = {'embedded': corpus, 'avhubert': parts/'lrs3', 'autoavsr': parts/'lrs3_autoavsr'}
+    spm, made = Tokenizer((parts/'tokenizer.model').read_bytes()), tmp_path_factory.mktemp('layouts')
+    noise, folders = made/'musan', {'embedded': corpus, 'avhubert': made/'lrs3', 'autoavsr': made/'lrs3_autoavsr'}
     for split in SPLITS:
         cuts = load_cuts(corpus, split)
         write_avhubert_lists(cuts, folders['avhubert'], split)

@@ -137,7 +137,8 @@ def of_grids(piece, tmp_path, **_):
 
 
 def recipe(piece, run, tmp_path, **_):
-    "The recipe takes the parameters as they stand, and runs with stand-ins in place of large things."
+    """The recipe takes the parameters as they stand, and runs with stand-ins in place of large things: as far as
+    `CHANGED` says."""
     words = shlex.split(piece.text)
     assert any(p.page == piece.page and p.text == f'mkdir -p {Path(words[2]).parent}' for p in SHOWN), 'no mkdir'
     given = accepted(Path(words[1]).stem, words[3:], tmp_path)
@@ -145,7 +146,9 @@ def recipe(piece, run, tmp_path, **_):
     if 'axes' in given:
         assert [row['target_sparsity'] for row in report['measured']['rows']] == given['axes']['target_sparsity'][:1]
         return
-    look(report, given['data_layout'], given.get('modalities', ['a']), bool(given['noise_folder']))
+    layout, noisy = given['data_layout'], bool(given['noise_folder'])
+    if 'wer' in report: look(report, layout, given.get('modalities', ['a']), noisy)
+    else: look_before_training(report, layout, noisy)
     assert all(report['config'][name] == given[name] for name in KEPT if name in given)
 
 
@@ -295,7 +298,7 @@ LOOKED_AT = """import json
 from pathlib import Path
 Path(out, 'report.json').write_text(json.dumps(dict(
     id=corpus.id, clips={s: len(cuts) for s, cuts in corpus.cuts.items()}, jobs=list(plan.jobs),
-    conditions=list(conditions))))"""
+    conditions=list(conditions), config={name: globals()[name] for name in __annotations__}), default=str))"""
 
 
 def accepted(name, words, folder):
@@ -334,6 +337,12 @@ def until_training(nb):
     "All that a recipe does before its first training: it reads the corpus, makes its plan and checks it."
     training = next(i for i, c in enumerate(nb.cells) if c.source.startswith('reports = plan.reports('))
     return [*nb.cells[:training], nbformat.v4.new_code_cell(LOOKED_AT)]
+
+
+CHANGED = {   # recipe of a command -> recipe that is run in part, and which
+    'grid': ('dp_avhubert', toy),
+    'dphubert': ('dphubert', until_training),   # tests/test_recipes.py trains
+}
 
 
 def lay_out(folder, world, changed='', short=None):
@@ -376,7 +385,7 @@ class Runs:
     def folder(self, words):
         "Where a command was given."
         def make(folder):
-            lay_out(folder, self.world, 'dp_avhubert', toy if Path(words[1]).stem == 'grid' else None)
+            lay_out(folder, self.world, *CHANGED.get(Path(words[1]).stem, ()))
             papermill(in_small(words, self.world), folder)
         name = hashlib.sha256(shlex.join(words).encode()).hexdigest()[:12]
         return once(self.factory, f'documented-{name}', make)
@@ -401,6 +410,13 @@ def look(report, layout, modalities, noisy):
         for modality, found in rates.items():
             assert set(found) == ({'clean', 'babble@0'} if noisy and modality != 'v' else {'clean'})
     assert report['compression']['params'] > 0.1 and {'joint', 'distill', 'finetune'} <= set(report['jobs'])
+
+
+def look_before_training(found, layout, noisy):
+    "What a recipe has seen that stopped before its first training: all that it would train on and measure."
+    assert found['id'].startswith(f'{layout}-') and min(found['clips'][s] for s in ('train', 'valid', 'test')) > 0
+    assert {'joint', 'distill', 'finetune'} <= set(found['jobs'])
+    assert found['conditions'] == (['clean', 'babble@0'] if noisy else ['clean'])
 
 
 # The tests.
@@ -481,9 +497,7 @@ def test_layout(layout, run, tmp_path):
     lay_out(tmp_path, run.world, Path(words[1]).stem, until_training)
     papermill(in_small(words, run.world), tmp_path)
     found = json.loads((tmp_path/f'runs/{layout}'/'report.json').read_text())
-    assert found['id'].startswith(f'{layout}-') and min(found['clips'][s] for s in ('train', 'valid', 'test')) > 0
-    assert {'joint', 'distill', 'finetune'} <= set(found['jobs'])
-    assert found['conditions'] == (['clean', 'babble@0'] if 'noise_folder' in words else ['clean'])
+    look_before_training(found, layout, 'noise_folder' in words)
 
 
 def test_every_layout_is_run():

@@ -4,6 +4,10 @@ import nbformat, numpy as np, pytest
 from avcomp.data.sound import write_wav
 from avcomp.train.grid import corpus_ids, grid_table, run_grid
 from readme import root
+from warm import warm_python
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch): monkeypatch.setattr(sys, 'executable', warm_python())
 
 def write_recipe(path, parameters, work):
     "A notebook of two cells; its path."

@@ -1,10 +1,11 @@
 "Two processes train as one does, on one machine and on two: through torchrun, on CPU with gloo."
-import signal, subprocess, time
+import signal, subprocess, sys, time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 import psutil, pytest, torch
 from safetensors.torch import load_file
+from submitit.local.local import LocalExecutor
 from avcomp.data.clips import load_cuts
 from avcomp.models.checkpoints import load_model
 from avcomp.train.engine import finished
@@ -13,12 +14,13 @@ from avcomp.train.launch import launch, submit, torchrun_command
 from avcomp.train.progress import resume_point
 from readme import root
 from toy import corpus, job, parts, weights
-from warm import Fork, free_port, train
+from warm import CLIENT, Fork, free_port, train, warm_python
 
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     "So that the processes find avcomp where it is not installed, and compute with one thread as this one does."
     monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, 'executable', warm_python())
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)        # as in the processes: the order of sums is theirs
@@ -125,18 +127,21 @@ def test_another_number_of_processes_goes_on(pair, parts, tmp_path):
     launch(make(tmp_path/'whole'))
     check_same(weights(tmp_path/'whole'), weights(tmp_path/'broken'), load_file(parts/'student'/'model.safetensors'))
 
-def test_taken_off_by_a_batch_system(job, tmp_path):
+def test_taken_off_by_a_batch_system(job, tmp_path, monkeypatch):
     """submitit's local executor stands in for Slurm. It wants its machine back: the job is submitted again, goes on,
     and ends with the weights of a training here."""
     stage = {'fit.updates': 12, 'fit.max_frames': 90}
     run = Run(launcher='slurm', slurm=dict(cluster='local', hours=1, gpus=0), checkpoint_every=1)
     taken, here = replace(job('distill', tmp_path/'taken', stage), run=run), job('distill', tmp_path/'here', stage)
     taken.save(tmp_path/'taken'/'job.json')
+    task = property(lambda executor: f'{warm_python()} -u -m submitit.core._submit {executor.folder}')
+    monkeypatch.setattr(LocalExecutor, '_submitit_command_str', task)
+    monkeypatch.setattr(sys, 'executable', CLIENT[0])   # what starts the task is known by its number, and not forked
     submitted = submit(taken)
     while not (tmp_path/'taken'/'last.ckpt').exists():
         assert not submitted.done()
         time.sleep(0.01)
-    for task in psutil.Process(submitted._process.pid).children(): task.send_signal(signal.SIGUSR2)
+    for process in psutil.Process(submitted._process.pid).children(): process.send_signal(signal.SIGUSR2)
     submitted.results()
     assert finished(taken)['resumed'] and list((tmp_path/'taken'/'slurm').glob('*_log.out'))
     launch(here)

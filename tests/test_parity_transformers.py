@@ -32,6 +32,7 @@ KINDS = {
 NAMES = {'hubert': 'hubert_base', 'wav2vec2': 'wav2vec2_base', 'wavlm': 'wavlm_base_plus'}
 TINY = dict(conv_dim=(32,)*7, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
             num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+BASE, OURS_BASE = dict(num_hidden_layers=2), dict(num_layers=2)   # as wide as published
 OURS_TINY = dict(conv_dims=(32,)*7, embed_dim=64, ffn_dim=96, num_layers=3, num_heads=4, pos_kernel=16, pos_groups=4)
 
 
@@ -41,13 +42,13 @@ def pair(family, norm, tiny):
     large = norm == 'layer'
     model_cls, config_cls = KINDS[family]
     kind = dict(feat_extract_norm=norm, conv_bias=large, do_stable_layer_norm=large, feat_extract_activation='gelu')
-    theirs = model_cls(config_cls(**kind, **TINY if tiny else {})).eval()
+    theirs = model_cls(config_cls(**kind, **TINY if tiny else BASE)).eval()
     with torch.no_grad():
         for n, p in theirs.named_parameters():
             if any(part in n for part in ('norm', 'const', 'rel_attn_embed')) or n.endswith('bias'):
                 p.add_(torch.randn_like(p)*.1)
     kind = dict(conv_norm=norm, conv_bias=large, norm_first=large, mask_emb=True)
-    config = hubert_config(NAMES[family], **kind, **OURS_TINY if tiny else {})
+    config = hubert_config(NAMES[family], **kind, **OURS_TINY if tiny else OURS_BASE)
     ours, state = config.model_cls(config).eval(), {'frontend.scale': torch.ones(config.conv_dims[-1])}
     for name, t in theirs.state_dict().items():
         for old, new in RENAME: name = re.sub(old, new, name)

@@ -1,16 +1,17 @@
 "Trainings of a plan side by side: the weights of one after the other; one that fails stops the others."
+import sys
 import pytest, torch
 from avcomp.models.checkpoints import load_model, save_model
 from avcomp.train.engine import finished
 from avcomp.train.launch import RUNNING
 from avcomp.train.plan import Plan
 from toy import corpus, job, parts, weights
-from warm import Command
+from warm import warm_python
 
 @pytest.fixture
 def plan(job, parts, tmp_path, monkeypatch):
     "Maker of plans: a chain of two, and beside it a model that is made and trained."
-    monkeypatch.setattr('avcomp.train.launch.subprocess.Popen', Command)
+    monkeypatch.setattr(sys, 'executable', warm_python())
     def make(out, **changes):
         some = {name: job(name, out, changes) for name in ('pruning', 'distill')}
         made = Plan(out, some['distill'].data)

@@ -25,7 +25,7 @@ from avcomp.models.vsr import VSR, vsr_config
 from warm import launch_kernel, once
 
 ROOT = Path(__file__).parent.parent
-CORPUS = [16, 4, 6]
+CORPUS = [16, 2, 3]
 KEYS = {'recipe', 'config', 'stages', 'data', 'jobs', 'seconds', 'versions', 'machine', 'costs', 'wer', 'differences',
         'compression', 'findings', 'measured'}   # of every report
 
@@ -123,7 +123,7 @@ def test_dp_avhubert(work, experiment):
     out = work/experiment
     parameters = small(work, out) | dict(experiment=experiment)
     if experiment == 'pruning': parameters['baselines'] = ['scratch', 'l1', 'l1-macs', 'l1+distil']
-    if experiment == 'merging': parameters['modalities'] = ['av']
+    if experiment != 'pruning': parameters['modalities'] = ['av']
     if experiment == 'distil-only':
         parameters['data_folder'] = str(without_noise(work/'teacher'/'corpus', out/'corpus'))
     report = execute('dp_avhubert', out, **parameters)
@@ -151,7 +151,6 @@ def test_dp_avhubert(work, experiment):
         length = updates_of(report, 'joint', 'distill', 'finetune')
         assert {updates_of(report, n) for n in ('scratch', 'l1', 'l1_macs')} == {length}
         assert updates_of(report, 'l1_distill', 'l1_finetune') == length
-    if experiment == 'merging': check_again('dp_avhubert', out, parameters, report)
 
 
 @pytest.fixture(scope='module')
@@ -183,7 +182,7 @@ def make_listener(work):
     assert set(report['measured']['wer_valid']['teacher']['a']) == set(report['wer']['teacher']['a'])
 
 
-PROBES = dict(probe_clips=[12, 4, 6], probe_updates=20)   # small ones
+PROBES = dict(probe_clips=[12, 2, 3], probe_updates=20)   # small ones
 
 
 def listen(work, out, **kwargs):

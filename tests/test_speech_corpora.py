@@ -32,9 +32,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path/'cache'
 
 @pytest.fixture(scope='session')
-def libri(corpus):
+def libri(corpus, tmp_path_factory):
     "The embedded corpus laid out like LibriSpeech, and the id there -> the id in the embedded corpus."
-    root, names = corpus.parent/'LibriSpeech', {}
+    root, names = tmp_path_factory.mktemp('libri')/'LibriSpeech', {}
     for k, (part, (split, some)) in enumerate(PARTS.items()):
         folder, lines = root/part/f'{k}'/'7', []
         folder.mkdir(parents=True)
@@ -47,10 +47,11 @@ def libri(corpus):
     return root, names
 
 @pytest.fixture(scope='session')
-def shar(corpus):
+def shar(corpus, tmp_path_factory):
     "The embedded corpus in shards of three clips."
-    for split in ('train', 'valid'): write_shar(load_cuts(corpus, split), corpus.parent/'shar', split, shard_size=3)
-    return corpus.parent/'shar'
+    folder = tmp_path_factory.mktemp('shards')/'shar'
+    for split in ('train', 'valid'): write_shar(load_cuts(corpus, split), folder, split, shard_size=3)
+    return folder
 
 def same(a, b, but=()):
     "Two batches are equal, in all but some entries."

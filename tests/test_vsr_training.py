@@ -18,10 +18,11 @@ from toy import LIPS, corpus, job, parts
 LINE = 'smoke_sparse_vsr_tiny'
 
 @pytest.fixture(scope='module')
-def small(parts):
+def small(tmp_path_factory):
     "A lip reader that is half as wide."
     torch.manual_seed(3)
-    return save_model(VSR(vsr_config('tiny', **LIPS | dict(embed_dim=16, num_heads=2, decoder_heads=2))), parts/'small')
+    config = vsr_config('tiny', **LIPS | dict(embed_dim=16, num_heads=2, decoder_heads=2))
+    return save_model(VSR(config), tmp_path_factory.mktemp('small')/'model')
 
 @pytest.fixture
 def line(job, small, tmp_path):

@@ -17,6 +17,7 @@ from avcomp.train.fit import stretched
 from avcomp.train.job import Data, Job, Run
 from avcomp.train.presets.table import preset
 from avcomp.train.progress import Keeper
+from warm import once
 
 @contextmanager
 def stopped_at(update):
@@ -37,16 +38,8 @@ MODELS = {   # preset -> student, teacher, streams, tokenizer
     'smoke_sparse_vsr_tiny': ('reader', 'reader', ('video',), 'units.model'),
 }
 
-@pytest.fixture(scope='session')
-def corpus(tmp_path_factory):
-    "Folder of an embedded corpus of 16 + 4 + 1 clips."
-    folder = tmp_path_factory.mktemp('toy')/'corpus'
-    return make_corpus(folder, clips=(16, 4, 1), noise_files=(1, 1, 1), num_workers=0)
-
-@pytest.fixture(scope='session')
-def parts(corpus):
-    "Folder with `student`, `teacher`, a `listener` of waveforms, a `reader` of lips, `tokenizer.model`, `units.model`."
-    folder = corpus.parent
+def make_parts(folder):
+    corpus = make_corpus(folder/'corpus', clips=(16, 4, 1), noise_files=(1, 1, 1), num_workers=0)
     for seed, name in enumerate(('teacher', 'student')):
         torch.manual_seed(seed)
         save_model(AVHubert(avhubert_config('tiny', **AV)), folder/name)
@@ -55,7 +48,16 @@ def parts(corpus):
     texts = [c.supervisions[0].text for c in load_cuts(corpus, 'train')]
     train_tokenizer(texts, folder/'tokenizer.model', 40)
     train_units(texts, folder/'units.model', kind='char')
-    return folder
+
+@pytest.fixture(scope='session')
+def parts(tmp_path_factory):
+    "Folder with `student`, `teacher`, a `listener` of waveforms, a `reader` of lips, `tokenizer.model`, `units.model`."
+    return once(tmp_path_factory, 'toy', make_parts)   # each module that imports a fixture has one of its own
+
+@pytest.fixture(scope='session')
+def corpus(parts):
+    "Folder of an embedded corpus of 16 + 4 + 1 clips, to be read alone."
+    return parts/'corpus'
 
 def small_fields(stage, teacher, tokenizer):
     "What of a smoke stage has to fit the toy encoders, by dotted names."

@@ -1,39 +1,60 @@
 """Processes that have imported avcomp before they start.
 
-The imports of training take longer than what most tests train. A fork server imports once and does nothing else; each
-process is forked from it, so it is as fresh, and as easily killed, as one of the command line."""
-import multiprocessing, os, signal, socket, sys, time
+The imports of training take longer than what most tests train. One server imports once for all processes of a test run
+and does nothing else: each of them, those of pytest-xdist included, is forked from it, and so is as fresh, and as
+easily killed, as one of the command line."""
+import atexit, os, select, shlex, shutil, signal, socket, subprocess, sys
 from dataclasses import replace
 from functools import cache
-from multiprocessing import forkserver, get_context
-from tempfile import TemporaryDirectory
-from unittest.mock import patch
+from pathlib import Path
+from tempfile import mkdtemp
 from filelock import FileLock
+from warm_server import SIZE, ask, receive
+
+HERE = Path(__file__).parent
+CLIENT = sys.executable, '-SE', str(HERE/'warm_python.py')
 
 @cache
-def forks():
-    "The fork server, started; it finds modules where this process does."
-    context = get_context('forkserver')
-    context.set_forkserver_preload(['warm_imports'])
-    path = os.pathsep.join(filter(None, sys.path))
-    with patch.dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'): forkserver.ensure_running()
-    return context
+def server():
+    "Socket of the server; it is started where nobody has, and finds modules where this process does."
+    if path := os.environ.get('AVCOMP_FORKS'): return path
+    folder = Path(mkdtemp())
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(path := str(folder/'door'))
+        door.listen(64)
+        env = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS='1')
+        command = [sys.executable, str(HERE/'warm_server.py'), f'{door.fileno()}']
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=env, pass_fds=[door.fileno()])
+    server.pid = process.pid
+    (folder/'python').write_text(f'#!/bin/sh\nexec {shlex.join(CLIENT)} "$0" "$@"\n')
+    (folder/'python').chmod(0o755)
+    @atexit.register
+    def stop():
+        process.communicate()
+        shutil.rmtree(folder)
+    os.environ['AVCOMP_FORKS'] = path
+    return path
+
+def warm_python():
+    "An interpreter, for `sys.executable`: what it runs is forked, and so is what that starts."
+    return str(Path(server()).with_name('python'))
 
 class Fork:
-    "A process of the fork server, with the parts of `subprocess.Popen` that the tests and Jupyter use."
-    stdin = stdout = stderr = None
+    "A process of the server, with the parts of `subprocess.Popen` that the tests and Jupyter use."
+    stdin = stdout = stderr = code = None
 
     def __init__(self, call, *args, env={}, cwd=None, log=os.devnull):
-        self.process = forks().Process(target=begin, args=(call, args, dict(env), cwd or os.getcwd(), str(log)))
-        self.process.start()
-        self.pid = self.process.pid
-        while self.process.is_alive() and os.getpgid(self.pid) != self.pid: time.sleep(0.001)   # its own group by now
+        request = call, args, os.environ | env, str(cwd or os.getcwd()), sys.path
+        with open(os.devnull) as nothing, open(log, 'ab') as said:
+            files = [f.fileno() for f in (nothing, said, said)]
+            self.pid, self.connection = ask(server(), request, files)
 
-    def poll(self): return self.process.exitcode
+    def poll(self): return self.wait(0)
 
     def wait(self, timeout=None):
-        self.process.join(timeout)
-        return self.poll()
+        if self.code is None and select.select([self.connection], [], [], timeout)[0]:
+            self.code = int.from_bytes(receive(self.connection, SIZE), 'big', signed=True)
+        return self.code
 
     def send_signal(self, number):
         if self.poll() is None: os.kill(self.pid, number)
@@ -41,16 +62,6 @@ class Fork:
     def kill(self): self.send_signal(signal.SIGKILL)
 
     def terminate(self): self.send_signal(signal.SIGTERM)
-
-def begin(call, args, env, cwd, log):
-    "The first that a forked process does."
-    os.setsid()
-    with open(log, 'ab') as f:
-        for stream in (1, 2): os.dup2(f.fileno(), stream)
-    os.environ.update(env)
-    os.chdir(cwd)
-    multiprocessing.set_start_method(None, force=True)   # of its own processes: the platform's, not that of forks
-    call(*args)
 
 def train(path):
     "What `python -m avcomp.train.launch path` does."
@@ -62,22 +73,14 @@ def train(path):
 
 def kernel(argv):
     """What `python -m ipykernel_launcher argv` does, for models that have learned nothing: their texts would not end,
-    and how long they take need not be known exactly."""
+    and how long they take need not be known exactly. What it starts is forked, too."""
     from ipykernel.kernelapp import launch_new_instance
     from avcomp.evaluate import cost
     from avcomp.models.avhubert_s2s import AVHubertS2S
     AVHubertS2S.search = replace(AVHubertS2S.search, max_len=12)
     cost.TIMING = cost.TIMING | dict(repeats=2, warmup=1)
-    sys.argv[1:] = argv
+    sys.executable, sys.argv[1:] = warm_python(), argv
     launch_new_instance()
-
-class Command(Fork):
-    "`subprocess.Popen` for the command of a training: what it says comes through a pipe."
-    def __init__(self, command, env, **_):
-        with TemporaryDirectory() as folder:
-            os.mkfifo(log := f'{folder}/said')
-            super().__init__(train, command[-1], env=env, log=log)
-            self.stdout = open(log, 'rb')   # waits until the process has opened it, too
 
 def launch_kernel(cmd, env={}, cwd=None, **_):
     "Jupyter's function of that name: a kernel, forked."

@@ -142,8 +142,8 @@ def collect(
     modules = dict(model.named_modules())
     params = dict(model.named_parameters())
     tensors = params | dict(model.named_buffers())
-    stated = [(f'{path}.' if path else '', s) for path, m in modules.items() if isinstance(m, StatesDims)
-              for s in m.dims()]
+    states = {cls for cls in set(map(type, modules.values())) if issubclass(cls, StatesDims)}   # each looked at once
+    stated = [(f'{path}.' if path else '', s) for path, m in modules.items() if type(m) in states for s in m.dims()]
     dims = {prefix + s.name: s for prefix, s in stated if isinstance(s, Dim)}
     rows = tuple(weight_row(prefix, s, dims, tensors) if isinstance(s, Weight) else product_row(prefix, s, dims)
                  for prefix, s in stated if isinstance(s, (Weight, Product)))

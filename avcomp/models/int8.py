@@ -20,6 +20,7 @@ def int8_rows(
     weight:Tensor,               # (out, in) floating point
 )->tuple[Tensor, Tensor]:        # (out, in) int8; (out,) float32 scales
     "The integers of a matrix and the scale of each row."
+    if weight.is_meta: return torch.empty_like(weight, dtype=torch.int8), weight.new_empty(len(weight)).float()
     scale = weight.detach().float().abs().amax(1)/LEVELS
     steps = scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]   # a row of zeros has no scale of its own
     return (weight.detach()/steps).round().to(torch.int8), scale

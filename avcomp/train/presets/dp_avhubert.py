@@ -87,7 +87,7 @@ def smoke(
     "Stages that only show that everything runs."
     def short(stage):
         gates = {'methods.gates.warmup': 2} if any(m.kind == 'gates' for m in stage.methods) else {}
-        return stretched(stage, 3, {'fit.max_frames': 200, 'fit.schedule.warmup': 1} | gates)
+        return stretched(stage, 3, {'fit.max_frames': 100, 'fit.schedule.warmup': 1} | gates)
     return {name: short(stage) for name, stage in table.items()}
 
 PRESETS = {'dp_avhubert_base': BASE, 'dp_avhubert_tiny': TINY, 'smoke': smoke(TINY)}
