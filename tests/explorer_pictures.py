@@ -1,6 +1,8 @@
-"""Pictures of explorers for README.md and the notebooks: `python tests/explorer_pictures.py` writes them to nbs/images.
+"""Pictures of explorers for README.md and the notebooks: `python tests/explorer_pictures.py` writes them to nbs/images,
+or those that are named.
 
 Each is shown in JupyterLab on kept reports or by the small teacher, moved by a browser, and photographed."""
+import sys
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +13,7 @@ from avcomp.evaluate.report import heard_pieces, read_report
 from avcomp.evaluate.sparse_vsr import curves_of, published_curves, rows_of
 from avcomp.models.checkpoints import load_model
 from avcomp.viz.model_widgets import clip_explorer
+from avcomp.viz.pareto import pareto_explorer
 from avcomp.viz.sparsities import sparsity_vs_wer_explorer
 from avcomp.viz.widgets import robustness_explorer
 
@@ -36,10 +39,15 @@ def clip():
     def render(id, condition): return heard_pieces(teacher, clips[id], condition, corpus.noises['test'])
     return clip_explorer(list(clips), render, ['clean', *(f'babble@{snr}' for snr in (-10, -5, 0, 5))])
 
+def methods():
+    "Students of one teacher by what they cost."
+    return pareto_explorer(read_report(root/'nbs/reports/compare.json')['measured']['points'])
+
 PICTURES = {   # function -> controls to move, by a step each
     'noise': (3,),
     'pruning': (3, 3, 3, 3),
     'clip': (0, 1),
+    'methods': (0, 0, 1),
 }
 
 def cropped(path):
@@ -48,15 +56,16 @@ def cropped(path):
     inked = ImageChops.difference(picture, Image.new('RGB', picture.size, 'white')).getbbox()
     return ImageOps.expand(picture.crop(inked), 12, 'white').quantize(128, dither=Image.Dither.NONE)
 
-def main():
+def main(*names):
     from lab import Explorer, chromium, jupyterlab, run_page
     with TemporaryDirectory() as home:
-        cells = ['import explorer_pictures as pictures', *(f'pictures.{name}()' for name in PICTURES)]
+        chosen = {name: PICTURES[name] for name in names or PICTURES}
+        cells = ['import explorer_pictures as pictures', *(f'pictures.{name}()' for name in chosen)]
         with jupyterlab(Path(home), cells) as address, chromium(Path(home)) as page:
-            for (name, moves), area in zip(PICTURES.items(), run_page(page, address)):
+            for (name, moves), area in zip(chosen.items(), run_page(page, address)):
                 explorer, path = Explorer(page, area), root/f'nbs/images/{name}_explorer.png'
                 for number in moves: explorer.move(number)
                 explorer.photograph(path)
                 cropped(path).save(path, optimize=True)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(*sys.argv[1:])
