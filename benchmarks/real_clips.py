@@ -18,7 +18,7 @@ NAMES = {'av': 'sound and lips', 'a': 'sound', 'v': 'lips'}
 
 def main(folder, models=(), out='', beam_size=5):
     paths = models or [files('avcomp')/'assets'/name for name in ASSETS]
-    loaded = {'_'.join(Path(path).parts[-3:]): load_model(path) for path in paths}   # results are files of these names
+    loaded = {str(path): load_model(path) for path in paths}
     with tempfile.TemporaryDirectory() as tmp:
         results = evaluate_real(loaded, folder, Path(out or tmp), beam_size=beam_size)
     wers = wer_intervals(results)

@@ -51,10 +51,11 @@ PICTURES = {   # function -> controls to move, by a step each
 }
 
 def cropped(path):
-    "A picture without what is white around it, in few colours."
+    "A picture without what is white around it, as small as `figure_png` makes one."
     picture = Image.open(path).convert('RGB')
     inked = ImageChops.difference(picture, Image.new('RGB', picture.size, 'white')).getbbox()
-    return ImageOps.expand(picture.crop(inked), 12, 'white').quantize(128, dither=Image.Dither.NONE)
+    picture = ImageOps.expand(picture.crop(inked), 12, 'white')
+    return picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 def main(*names):
     from lab import Explorer, chromium, jupyterlab, run_page

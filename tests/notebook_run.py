@@ -1,5 +1,5 @@
 "A notebook in this process. Nothing is imported at the top that a fork would have to import again: see warm.py."
-import gc, sys
+import sys
 from pathlib import Path
 
 def draw_once():
@@ -13,7 +13,6 @@ def run_notebook(path):
     "What `nbdev_test --path` does; ends the process with 1 where a cell fails."
     from nbdev.config import get_config
     from nbdev.test import test_nb
-    gc.freeze()     # what was imported stays: whoever collects need not look through it
     draw_once()
     passed, _ = test_nb(path, skip_flags=get_config().tst_flags.split(), basepath=Path(__file__).parent.parent)
     sys.exit(not passed)

@@ -1,5 +1,5 @@
 "A training process that is killed at any moment and started again ends with the weights of one that ran through."
-import random, shutil, signal, time
+import os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from avcomp.distill.gram import Gram
@@ -7,6 +7,7 @@ from avcomp.distill.masked import Masked
 from avcomp.distill.spans import Spans
 from avcomp.train.engine import finished, run
 from avcomp.train.progress import resume_point
+from readme import root
 from toy import corpus, job, parts, stopped_at, weights
 from warm import Fork, train
 
@@ -14,6 +15,12 @@ def start(job):
     "A process that does a job; what it says is in a file."
     job.save(f'{job.out}.json')
     return Fork(train, f'{job.out}.json', log=f'{job.out}.txt')
+
+def command(job):
+    "The same by the command line, in an interpreter that has imported nothing yet."
+    with open(f'{job.out}.txt', 'w') as f:
+        return subprocess.Popen([sys.executable, '-m', 'avcomp.train.launch', f'{job.out}.json'], cwd=root, stdout=f,
+                                stderr=f, env=os.environ | {'OMP_NUM_THREADS': '1'})
 
 def told(job): return Path(f'{job.out}.txt').read_text()
 
@@ -41,10 +48,11 @@ NOISY = {'task.modality_dropout': 0.3, 'views.noise.prob': 0.5}
 SOUND = {'views.noise.prob': 0.5}
 HOLES = {'task.terms': (Masked(spans=Spans(0.5, 4), drawn=1), Gram(scale='dim'))}   # spans and layers are drawn
 
-@pytest.mark.parametrize('name, changes', [
-    ('pruning', NOISY), ('finetune', NOISY), ('smoke_audio pruning', SOUND), ('smoke_audio finetune', SOUND),
-    ('smoke_armhubert distill', SOUND | HOLES), ('smoke_sparse_vsr_tiny dense', {})])
-def test_killed_and_resumed(job, tmp_path, name, changes):
+@pytest.mark.parametrize('name, changes, again', [   # how it is started again
+    ('pruning', NOISY, command), ('finetune', NOISY, start), ('smoke_audio pruning', SOUND, start),
+    ('smoke_audio finetune', SOUND, start), ('smoke_armhubert distill', SOUND | HOLES, start),
+    ('smoke_sparse_vsr_tiny dense', {}, start)])
+def test_killed_and_resumed(job, tmp_path, name, changes, again):
     settings = dict(stage=changes | {'fit.updates': 12, 'fit.max_frames': 90}, checkpoint_every=2, seed=1)
     whole, broken = (job(name, tmp_path/which, **settings) for which in ('whole', 'broken'))
     through, ckpt = start(whole), tmp_path/'broken'/'last.ckpt'
@@ -54,7 +62,7 @@ def test_killed_and_resumed(job, tmp_path, name, changes):
         shutil.rmtree(tmp_path/'broken')
     assert code == -signal.SIGKILL, done
     assert finished(broken) is None and 4 <= resume_point(ckpt, broken.id) < 12, done
-    assert start(broken).wait(300) == 0, told(broken)
+    assert again(broken).wait(300) == 0, told(broken)
     assert through.wait(300) == 0, told(whole)
     assert finished(broken)['resumed'] and not finished(whole)['resumed']
     a, b = weights(tmp_path/'broken'), weights(tmp_path/'whole')

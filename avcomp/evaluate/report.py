@@ -66,7 +66,8 @@ def evaluate_models(
     **kwargs,             # further arguments of `robustness`
 )->dict[str, Robustness]: # by model
     "Word error rates of several models on the same clips, under the same conditions."
-    paths = [Path(folder)/f"{name.replace(' ', '_').replace(',', '')}.json" for name in models]
+    in_files = str.maketrans(' /', '__', ',')
+    paths = [Path(folder)/f'{name.translate(in_files)}.json' for name in models]
     if len(set(paths)) < len(paths):
         raise ValueError(f"names of models become names of files, and two of {list(models)} become one; choose others")
     apart = min(at_once, len(models)) if at_once > 1 else 0
