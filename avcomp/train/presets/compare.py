@@ -29,7 +29,7 @@ class Way:
     what:str                       # what it does, in a line
     start:str='teacher'            # one of `STARTS`
     stages:tuple[str, ...]=()      # before fine-tuning, by their names in `compared_stages`
-    finetune:str='finetune'        # the last stage; '' = none, and the model writes as it is
+    finetune:str='finetune'        # the last stage, by its name there; '' = none, and the model writes as it is
     sizes:tuple[str, ...]=('params', 'macs')   # what it can be told to remove a share of; () = it has a size of its own
     pattern:str=''                 # of attention maps that layers of a thin student share; '' = each has its own
     goes_on:str=''                 # name of the row whose model it goes on with; '' = it begins with `start`
@@ -47,12 +47,13 @@ METHODS = {
     'gates+reuse': Way('gates + reuse', "gates on a copy whose layers share attention maps",
                        stages=('pruning+reuse', 'distill')),
     'arm': Way('ARM', 'ARMHuBERT: layers share attention maps; masking distillation', 'thin', ('masked',),
-               pattern='alternating'),
-    'mask': Way('Mask', 'MaskHuBERT: masking distillation', 'thin', ('masked',)),
-    'star': Way('STaR', 'STaRHuBERT: relations of frames', 'thin', ('relations',)),
+               'new head', pattern='alternating'),
+    'mask': Way('Mask', 'MaskHuBERT: masking distillation', 'thin', ('masked',), 'new head'),
+    'star': Way('STaR', 'STaRHuBERT: relations of frames', 'thin', ('relations',), 'new head'),
     'arm+star': Way('ARM + STaR', 'layers share attention maps; relations of frames', 'thin', ('relations',),
-                    pattern='alternating'),
-    'dice': Way('Dice', "DiceHuBERT: the teacher's clusters of hidden frames", 'thin', ('clusters',)),
+                    'new head', pattern='alternating'),
+    'dice': Way('Dice', "DiceHuBERT: the teacher's clusters of hidden frames", 'thin', ('clusters',),
+                'new head'),
     'distilhubert': Way('DistilHuBERT', 'first layers of the teacher; heads predict its later states', 'layers',
                         ('heads',)),
     'l1': Way('L1', 'cut at once, then fine-tuned for the whole budget', 'cut', finetune='text'),
@@ -121,7 +122,8 @@ def compared_stages(
     own, basis = preset(name), BASES[name]
     joint, finetune = own['pruning'], own['finetune']
     updates = joint.fit.updates + own['distill'].fit.updates
-    def thin(stage, changes={}): return on_batches_of(joint, updates, stage, changes)
+    whole = updates + finetune.fit.updates
+    def thin(stage, changes={}): return on_batches_of(joint, whole - whole//2, stage, changes)
     masked = preset(basis.masked)['distill']
     clusters = ClusterPrediction(final_dim=basis.final_dim)
     follow = stretched(replace(joint, methods=()), updates)
@@ -130,11 +132,12 @@ def compared_stages(
         'masked': thin(masked, {} if basis.hidden else {'task.terms': UNHIDDEN}),
         'relations': thin(preset(basis.relations)['distill']),
         'clusters': thin(masked, {'task.terms': (clusters,)}),
-        'heads': thin(preset(basis.heads)['distilhubert']),
+        'new head': stretched(finetune, whole//2),
+        'heads': on_batches_of(joint, updates, preset(basis.heads)['distilhubert']),
         'follow': follow,
         'sparse': replace(follow, methods=(Magnitude(),)),
         'sparse finetune': replace(finetune, methods=(Magnitude(),)),
-        'text': from_text_alone(finetune, updates + finetune.fit.updates),
+        'text': from_text_alone(finetune, whole),
     }
 
 # %% ../../../nbs/train/presets/05_compare.ipynb #8a36a004
