@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from .flite import FLITE_VOICES, need_flite
 from .looks import random_looks
-from .speakers import Speaker, keyed_rng
+from .speakers import NUM_SPEAKERS, Speaker, keyed_rng, make_speaker
 from .voice import ACCENTS, MORE_VOICES, VOICES
 
 # %% ../../../nbs/data/synthetic/04b_variety.ipynb #a1adb917
@@ -18,12 +18,16 @@ from .voice import ACCENTS, MORE_VOICES, VOICES
 class Variety:
     "How wide the world of the training and validation clips is."
     speakers:int=1000     # in training; a tenth of it in validation
-    flite:float=0.        # share of the speakers whose voice is one of flite's, in [0, 1]
+    flite:float=0.        # share of the speakers of the wider world whose voice is one of flite's, in [0, 1]
+    small:float=0.        # share of the speakers that are those of the small world, in [0, 1)
 
     def __post_init__(self):
         if self.speakers < 10: raise ValueError(f"expected 10 speakers or more, got {self.speakers!r}")
         if not 0 <= self.flite <= 1:
             raise ValueError(f"flite is the share of the speakers with a voice of flite, in [0, 1]; got {self.flite!r}")
+        if not 0 <= self.small < 1:
+            raise ValueError(f"small is the share of the small world, in [0, 1); got {self.small!r}; for all of it, "
+                             "leave variety out")
 
     def number(self,
         split:str,    # 'train' or 'valid'
@@ -36,8 +40,9 @@ class Variety:
         if self.flite: need_flite()
 
     def facts(self)->dict[str, object]:
-        "What counts in the id of a corpus."
-        return dict(version=WIDE_VERSION, **asdict(self))
+        "What counts in the id of a corpus; corpora without the small world are what they were before it could be told."
+        facts = dict(version=WIDE_VERSION, **asdict(self))
+        return facts if self.small else {name: value for name, value in facts.items() if name != 'small'}
 
 WIDE_VERSION = 1   # of the wider world: a change of any sound or picture in it gets a new number
 WIDE = 'train', 'valid'   # splits that it makes wider
@@ -48,14 +53,16 @@ VARIETIES, OTHER_VOICES = ('', 'life'), ('', 'flite')   # what recipes may ask f
 def variety_named(
     variety:str,          # one of `VARIETIES`
     other_voices:str='',  # one of `OTHER_VOICES`
-    share:float=0.5,      # of the training sentences that other voices say, in [0, 1]
+    share:float=0.5,      # of the training sentences of the wider world that other voices say, in [0, 1]
+    small:float=0.,       # of the sentences that are said in the small world, in [0, 1)
 )->Variety|None:          # None = the small world
     "The world that a recipe asks for; what cannot be made here is refused."
     for name, value, known in ('variety', variety, VARIETIES), ('other_voices', other_voices, OTHER_VOICES):
         if value not in known: raise ValueError(f"{name} is one of {known}, got {value!r}")
     if other_voices and not variety:
         raise ValueError(f"voices of {other_voices} speak in the wider world alone; set variety to 'life', too")
-    found = Variety(flite=share if other_voices else 0.) if variety else None
+    if small and not variety: raise ValueError(f"small_share={small} is of a wider world; set variety to 'life', too")
+    found = Variety(flite=share if other_voices else 0., small=small) if variety else None
     if found: found.check()
     return found
 
@@ -78,7 +85,9 @@ def make_person(
     seed:int,          # seed of the corpus
     variety:Variety,   # how wide the world is
 )->Speaker:            # voice, throat and looks
-    "A speaker of the wider world."
+    "A speaker of the wider world, or one of the small one."
+    if keyed_rng(seed, 'small', split, i).random() < variety.small:
+        return make_speaker(split, i % NUM_SPEAKERS[split], seed)
     rng = keyed_rng(seed, 'person', split, i)
     source, voice = choose_voice(split, i, variety, rng)
     rate, pitch, pitch_range = (int(rng.integers(*ends)) for ends in ((130, 241), (15, 86), (20, 86)))
