@@ -81,6 +81,15 @@ def make_teacher(work):
     assert len(list((work/'teacher'/'labels').glob('*/train.km'))) == 1   # in a folder that tells what they are of
 
 
+def test_teacher_goes_on(work, tmp_path):
+    "A further round starts from a finished teacher, and nothing before it is done again."
+    report = execute('pretrain_teacher', tmp_path, preset='smoke', out=str(tmp_path), start=str(work/'teacher'/'model'),
+                     data_folder=str(work/'teacher'/'corpus'), polish_updates=[2], beam_size=1)
+    assert list(report['jobs']) == list(report['stages']) == ['polish1'] and not (tmp_path/'labels').exists()
+    one, other = (load_model(p/'model').state_dict() for p in (work/'teacher', tmp_path))
+    assert one.keys() == other.keys() and any(not torch.equal(one[n], other[n]) for n in one)
+
+
 def small(work, out):
     "Parameters of a short run of `dp_avhubert`."
     return dict(preset='smoke', out=str(out), data_folder=str(work/'teacher'/'corpus'), modalities=['av', 'v'],
