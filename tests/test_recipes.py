@@ -88,6 +88,10 @@ def test_teacher_goes_on(work, tmp_path):
     assert list(report['jobs']) == list(report['stages']) == ['polish1'] and not (tmp_path/'labels').exists()
     one, other = (load_model(p/'model').state_dict() for p in (work/'teacher', tmp_path))
     assert one.keys() == other.keys() and any(not torch.equal(one[n], other[n]) for n in one)
+    learned = dict(load_model(tmp_path/'model').named_parameters())
+    assert max((one[n] - other[n]).abs().max() for n in learned) < 0.01   # it begins where the other ended
+    with pytest.raises(papermill.PapermillExecutionError, match='polish_updates names none'):
+        execute('pretrain_teacher', tmp_path/'none', start=str(work/'teacher'/'model'), polish_updates=[])
 
 
 def small(work, out):

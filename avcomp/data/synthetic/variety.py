@@ -59,9 +59,9 @@ def variety_named(
     "The world that a recipe asks for; what cannot be made here is refused."
     for name, value, known in ('variety', variety, VARIETIES), ('other_voices', other_voices, OTHER_VOICES):
         if value not in known: raise ValueError(f"{name} is one of {known}, got {value!r}")
-    if other_voices and not variety:
-        raise ValueError(f"voices of {other_voices} speak in the wider world alone; set variety to 'life', too")
-    if small and not variety: raise ValueError(f"small_share={small} is of a wider world; set variety to 'life', too")
+    for name, value in ('other_voices', other_voices), ('small_share', small):
+        if value and not variety:
+            raise ValueError(f"{name}={value!r} tells of the wider world alone; set variety to 'life', too")
     found = Variety(flite=share if other_voices else 0., small=small) if variety else None
     if found: found.check()
     return found
