@@ -57,9 +57,9 @@ def embedded_in(
     variety:Variety|None=None,   # a wider world to train in; None = the small one
 )->Data:             # with a folder
     "Data that is there: the embedded corpus is made where it is missing."
-    if data.folder and variety and variety.flite:
-        raise ValueError(f"voices of flite speak in a corpus that is made, and {data.folder} is there already; "
-                         "leave the folder empty to have one made, or do without other_voices")
+    if data.folder and variety and variety.other:
+        raise ValueError(f"voices of {', '.join(variety.other)} speak in a corpus that is made, and {data.folder} is "
+                         "there already; leave the folder empty to have one made, or do without other_voices")
     if data.layout != 'embedded' or data.folder: return data
     return replace(data, folder=str(make_corpus(folder, clips=tuple(clips), seed=0, video=video, variety=variety)))
 

@@ -10,7 +10,7 @@ import shutil, subprocess, tempfile
 from pathlib import Path
 from ..alignment import Span
 from ..sound import SAMPLE_RATE, read_wav, resample
-from .voice import warped
+from .voice import cut_speech, warped
 
 # %% ../../../nbs/data/synthetic/01b_flite.ipynb #7a96c205
 FLITE_VOICES = 'awb', 'rms', 'slt', 'kal16'   # a Scot, a man, a woman, and diphones of a man
@@ -63,8 +63,7 @@ def speak_flite(
         wav = resample(read_wav(path), warped(SAMPLE_RATE, warp), SAMPLE_RATE)
     ratio = SAMPLE_RATE/warped(SAMPLE_RATE, warp)
     phones = [(name, start*ratio, end*ratio) for name, start, end in read_phones(printed)]
-    first, stop = (round(t*SAMPLE_RATE) for t in (phones[0][1], phones[-1][2] + 0.03))
-    return wav[first:stop], [(name, a - first/SAMPLE_RATE, b - first/SAMPLE_RATE) for name, a, b in phones]
+    return cut_speech(wav, phones)
 
 SAID_ALONE = {}   # word, voice -> names of its phones, as far as they were asked for
 

@@ -13,9 +13,10 @@ import numpy as np
 from ..alignment import Span
 from ..sound import SAMPLE_RATE
 from .flite import pronounce_flite, speak_flite
+from .kokoro import pronounce_kokoro, speak_kokoro
 from .looks import Looks, draw_person
 from .mouth import Face, draw_mouth, random_face
-from .visemes import mouth_track
+from .visemes import Articulation, mouth_track
 from .voice import VOICES, pronounce, speak
 from ..video import FPS
 
@@ -33,7 +34,8 @@ class Source:
     speak:Callable       # (text, voice, rate, pitch, pitch range, warp) -> wav, phones
     pronounce:Callable   # (word, voice) -> names of its phones
 
-SOURCES = {'espeak': Source(speak, pronounce), 'flite': Source(speak_flite, pronounce_flite)}
+SOURCES = {'espeak': Source(speak, pronounce), 'flite': Source(speak_flite, pronounce_flite),
+           'kokoro': Source(speak_kokoro, pronounce_kokoro)}
 
 # %% ../../../nbs/data/synthetic/04_speakers.ipynb #d410a536
 NUM_SPEAKERS = dict(train=120, valid=14, test=14)
@@ -50,6 +52,9 @@ class Speaker:
     source:str='espeak'       # who speaks: a row of `SOURCES`
     warp:float=1.             # factor on formants and pitch
     looks:Looks|None=None     # how a camera sees the face; None = as `draw_mouth` draws it
+    articulation:Articulation=Articulation()   # how the mouth moves
+    pause:float=0.2           # longest silence before and after a sentence, s, at least 0.06
+    room:float=-58.           # loudest noise of the rooms, dB of full scale, at least -66
 
     def pronounce(self,
         word:str,     # one of the 51 words
@@ -74,14 +79,14 @@ def speak_clip(
     rng:np.random.Generator,   # source of pauses, speed, pitch and loudness
 )->tuple[np.ndarray, list[Span]]:   # wav float32 (640 T,); its phones
     "Say a sentence."
-    before, after = rng.uniform(0.06, 0.2, 2)
+    before, after = rng.uniform(0.06, speaker.pause, 2)
     rate, pitch = speaker.rate + int(rng.integers(-8, 9)), speaker.pitch + int(rng.integers(-5, 6))
     say = SOURCES[speaker.source].speak
     speech, phones = say(text, speaker.voice, rate, pitch, speaker.pitch_range, speaker.warp)
     num_frames = int(np.ceil((before + len(speech)/SAMPLE_RATE + after)*FPS))
     wav, start = np.zeros(num_frames*SAMPLE_RATE//FPS, np.float32), int(before*SAMPLE_RATE)
     wav[start:start + len(speech)] = speech*(10**(rng.uniform(-27, -21)/20)/np.sqrt((speech**2).mean()))
-    wav += rng.standard_normal(len(wav), dtype=np.float32)*np.float32(10**(rng.uniform(-66, -58)/20))   # the room
+    wav += rng.standard_normal(len(wav), dtype=np.float32)*np.float32(10**(rng.uniform(-66, speaker.room)/20))
     return wav.clip(-1, 1), [(p, a + start/SAMPLE_RATE, b + start/SAMPLE_RATE) for p, a, b in phones]
 
 # %% ../../../nbs/data/synthetic/04_speakers.ipynb #accd4308
@@ -92,5 +97,5 @@ def draw_clip(
     rng:np.random.Generator,   # source of movement and sensor noise
 )->np.ndarray:                 # frames uint8 (T, 96, 96)
     "Draw the mouth that says a sentence."
-    track, face = mouth_track(phones, num_frames), speaker.face
+    track, face = mouth_track(phones, num_frames, speaker.articulation), speaker.face
     return draw_person(track, face, speaker.looks, rng) if speaker.looks else draw_mouth(track, face, rng)

@@ -6,7 +6,7 @@
 __all__ = ['GRAMMAR', 'NUM_SENTENCES', 'POOLS', 'VOICES', 'MORE_VOICES', 'ACCENTS', 'EspeakCallback', 'SYNCHRONOUS',
            'PHONEME_EVENTS', 'DONT_EXIT', 'UTF8_WITH_PHONEMES', 'PHONEME', 'RATE', 'PITCH', 'PITCH_RANGE',
            'PRONUNCIATIONS', 'grid_sentence', 'choose_sentences', 'EspeakEvent', 'read_events', 'run_espeak', 'warped',
-           'speak', 'pronounce', 'word_spans']
+           'speak', 'cut_speech', 'pronounce', 'word_spans']
 
 # %% ../../../nbs/data/synthetic/01_voice.ipynb #6cdb3115
 import ctypes
@@ -140,6 +140,15 @@ def speak(
               if name[:1] not in ('', '_', ';') and end > start]
     wav = resample(sound/32768, sample_rate, SAMPLE_RATE)
     return wav[:int((phones[-1][2] + 0.03)*SAMPLE_RATE)], phones
+
+def cut_speech(
+    wav:np.ndarray,      # (N,) float32 at 16 kHz
+    phones:list[Span],   # in it
+)->tuple[np.ndarray, list[Span]]:   # what lies between the first phone and 30 ms behind the last; phones in it
+    "Speech without the silence around it."
+    first, stop = (round(t*SAMPLE_RATE) for t in (phones[0][1], phones[-1][2] + 0.03))
+    shift = first/SAMPLE_RATE
+    return wav[first:stop], [(name, start - shift, end - shift) for name, start, end in phones]
 
 # %% ../../../nbs/data/synthetic/01_voice.ipynb #98f25086
 PRONUNCIATIONS = {}   # word, accent -> names of its phones, as far as they were asked for
