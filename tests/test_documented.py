@@ -210,6 +210,7 @@ HOW = {   # page or its folder, how the command begins -> what is done with it; 
     ('data_cards/musan.md', 'lhotse download'): lhotse,
     ('nbs/', 'python -m avcomp transcribe'): transcribes,
     ('nbs/data/', 'pip install '): there,
+    ('nbs/data/synthetic/01c_kokoro.ipynb', ''): said('fetches 140 MB'),
     ('nbs/data/12_workers.ipynb', 'python -c'): said('a way of starting Python, no command'),
     ('nbs/evaluate/08_page.ipynb', 'python -m avcomp.evaluate.page'): page_of_recipe,
     ('nbs/recipes/', '-p name value'): said('the pattern of all parameters'),

@@ -114,6 +114,7 @@ def load_kokoro(
     LOADED[folder] = onnxruntime.InferenceSession(net.SerializeToString(), options, providers=['CPUExecutionProvider'])
     return LOADED[folder]
 
+# %% ../../../nbs/data/synthetic/01c_kokoro.ipynb #k0speak2
 def speak_kokoro(
     text:str,             # words of the grammar
     voice:str,            # accent and voice, or voices with their shares, as 'en+bm_lewis*0.7+af_sky*0.3'

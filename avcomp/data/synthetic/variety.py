@@ -27,6 +27,7 @@ class Other:
 OTHERS = {'flite': Other(need_flite, lambda i, rng: FLITE_VOICES[i % len(FLITE_VOICES)]),
           'kokoro': Other(need_kokoro, lambda i, rng: random_blend(rng))}
 
+# %% ../../../nbs/data/synthetic/04b_variety.ipynb #v0world1
 @dataclass(frozen=True)
 class Variety:
     "How wide the world of the training and validation clips is."

@@ -90,6 +90,7 @@ def random_articulation(
     drawn = {name: float(rng.uniform(*ends)) for name, ends in ARTICULATIONS.items()}
     return Articulation(**drawn, seed=int(rng.integers(1 << 30)))
 
+# %% ../../../nbs/data/synthetic/02_visemes.ipynb #v0track1
 def mouth_track(
     phones:list[Span],   # of an utterance
     num_frames:int,      # video frames at 25 fps
