@@ -31,7 +31,7 @@ OTHERS = {'flite': Other(need_flite, lambda i, rng: FLITE_VOICES[i % len(FLITE_V
 @dataclass(frozen=True)
 class Variety:
     "How wide the world of the training and validation clips is."
-    speakers:int=1000     # in training; a tenth of it in validation
+    speakers:int=10_000   # in training; a tenth of it in validation; as many as clips or more: each clip has its own
     other:tuple[str, ...]=()   # rows of `OTHERS`, who lend training speakers of the wider world voices
     share:float=0.5       # of those speakers to whom they do, all rows equally often, in [0, 1]
     small:float=0.        # share of the speakers that are those of the small world, in [0, 1)

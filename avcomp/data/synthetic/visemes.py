@@ -81,7 +81,7 @@ class Articulation:
         habits = {v: pose + self.habit*own.standard_normal(len(pose)) for v, pose in VISEMES.items()}
         return {v: (self.size*pose + (1 - self.size)*rest).clip(0, 1.2) for v, pose in habits.items()}
 
-ARTICULATIONS = dict(size=(.45, 1.15), window=(.07, .15), lead=(-.02, .08), habit=(0, .15))
+ARTICULATIONS = dict(size=(.1, 1.15), window=(.07, .16), lead=(-.04, .1), habit=(0, .35))
 
 def random_articulation(
     rng:np.random.Generator,   # source of the choices
