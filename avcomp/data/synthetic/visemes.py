@@ -81,13 +81,16 @@ class Articulation:
         habits = {v: pose + self.habit*own.standard_normal(len(pose)) for v, pose in VISEMES.items()}
         return {v: (self.size*pose + (1 - self.size)*rest).clip(0, 1.2) for v, pose in habits.items()}
 
-ARTICULATIONS = dict(size=(.1, 1.15), window=(.07, .16), lead=(-.04, .1), habit=(0, .35))
+ARTICULATIONS = (   # clear speakers, who move nearly as the table says, and all others
+    dict(size=(.8, 1.15), window=(.08, .11), lead=(0, .05), habit=(0, .05)),
+    dict(size=(.1, 1.15), window=(.07, .16), lead=(-.04, .1), habit=(0, .35)))
 
 def random_articulation(
     rng:np.random.Generator,   # source of the choices
 )->Articulation:               # of one person
     "Choose how somebody moves the mouth."
-    drawn = {name: float(rng.uniform(*ends)) for name, ends in ARTICULATIONS.items()}
+    ranges = ARTICULATIONS[rng.integers(len(ARTICULATIONS))]
+    drawn = {name: float(rng.uniform(*ends)) for name, ends in ranges.items()}
     return Articulation(**drawn, seed=int(rng.integers(1 << 30)))
 
 # %% ../../../nbs/data/synthetic/02_visemes.ipynb #v0track1
