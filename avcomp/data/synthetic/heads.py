@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 import av, cv2, numpy as np
 from ...core import atomic_path
+from ..codec import STEADY
 from ..sound import SAMPLE_RATE
 from .mouth import GRID, SIZE, Face
 from ..video import FPS
@@ -119,7 +120,7 @@ def write_film(
         raise ValueError(f"expected uint8 frames (T, H, W) with even H, W; got {frames.dtype} {frames.shape}")
     kind = dict(mkv='matroska').get(str(path)[-3:], 'mp4')
     with atomic_path(path) as tmp, av.open(str(tmp), 'w', format=kind) as film:
-        stream = film.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': '18'})
+        stream = film.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': '18'} | STEADY)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:], 'yuv420p'
         stream.codec_context.thread_count = 1
         sound = None if wav is None else film.add_stream('aac', rate=SAMPLE_RATE, layout='mono')
