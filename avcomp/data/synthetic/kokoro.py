@@ -73,7 +73,10 @@ def read_voice(
     if accent not in ACCENTS or not parts or not all(understood(*pair) for pair in pairs):
         raise ValueError(f"expected an accent of {ACCENTS} and voices of {KOKORO_VOICES}, as "
                          f"'en+bm_lewis' or 'en+bm_lewis*0.7+af_sky*0.3'; got {voice!r}")
-    return accent, {name: float(share or 1) for name, _, share in pairs}
+    shares = {name: float(share or 1) for name, _, share in pairs}
+    if len(shares) < len(pairs) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"expected each voice once and shares that add up to 1, got {voice!r}")
+    return accent, shares
 
 def random_blend(
     rng:np.random.Generator,   # source of the choices
