@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KOKORO', 'KOKORO_VOICES', 'SAME', 'SIGNS', 'NUMBERS', 'UNSTRESSED', 'STRESSED', 'FRAME', 'RATE', 'EARLY', 'LOADED',
-           'need_kokoro', 'signs', 'read_voice', 'random_blend', 'style', 'load_kokoro', 'speak_kokoro',
+           'FADED', 'need_kokoro', 'signs', 'read_voice', 'random_blend', 'style', 'load_kokoro', 'speak_kokoro',
            'pronounce_kokoro']
 
 # %% ../../../nbs/data/synthetic/01c_kokoro.ipynb #fb7c9e83
@@ -118,6 +118,8 @@ def load_kokoro(
     return LOADED[folder]
 
 # %% ../../../nbs/data/synthetic/01c_kokoro.ipynb #k0speak2
+FADED = 0.01   # of the loudest sample: what is softer, behind a sentence, is silence
+
 def speak_kokoro(
     text:str,             # words of the grammar
     voice:str,            # accent and voice, or voices with their shares, as 'en+bm_lewis*0.7+af_sky*0.3'
@@ -140,7 +142,10 @@ def speak_kokoro(
     stops = np.cumsum([len(written) for _, written in said])
     stops[-1] -= 1                                  # the full stop is silent
     spans = [(name, float(a), float(b)) for (name, _), a, b in zip(said, times[[0, *stops[:-1]]], times[stops])]
-    return cut_speech(resample(wav, rate_warped, SAMPLE_RATE), spans)
+    wav = resample(wav, rate_warped, SAMPLE_RATE)
+    heard = np.flatnonzero(np.abs(wav) > FADED*np.abs(wav).max())[-1]/SAMPLE_RATE
+    last, start, end = spans.pop()
+    return cut_speech(wav, [*spans, (last, start, max(start + FRAME/RATE, min(end, heard)))])
 
 def pronounce_kokoro(
     word:str,    # one of the 51 words

@@ -60,7 +60,7 @@ class Variety:
         "What counts in the id of a corpus."
         return dict(version=WIDE_VERSION, **asdict(self) | dict(other=list(self.other)))
 
-WIDE_VERSION = 2   # of the wider world: a change of any sound or picture in it gets a new number
+WIDE_VERSION = 3   # of the wider world: a change of any sound or picture in it gets a new number
 WIDE = 'train', 'valid'   # splits that it makes wider
 
 # %% ../../../nbs/data/synthetic/04b_variety.ipynb #d4064b50

@@ -72,26 +72,19 @@ class Articulation:
     size:float=1.        # of all movements, as a share
     window:float=0.09    # over which neighbours colour each other, s
     lead:float=0.02      # by which lips are ahead of the sound, s
-    habit:float=0.       # standard deviation of the speaker's own shapes around those of VISEMES
-    seed:int=0           # of these shapes
 
     def shapes(self)->dict[str, np.ndarray]:   # viseme -> pose (8,)
         "The speaker's own visemes."
-        rest, own = np.array(VISEMES['rest']), np.random.default_rng(self.seed)
-        habits = {v: pose + self.habit*own.standard_normal(len(pose)) for v, pose in VISEMES.items()}
-        return {v: (self.size*pose + (1 - self.size)*rest).clip(0, 1.2) for v, pose in habits.items()}
+        rest = np.array(VISEMES['rest'])
+        return {v: (self.size*np.array(pose) + (1 - self.size)*rest).clip(0, 1.2) for v, pose in VISEMES.items()}
 
-ARTICULATIONS = (   # clear speakers, who move nearly as the table says, and all others
-    dict(size=(.8, 1.15), window=(.08, .11), lead=(0, .05), habit=(0, .05)),
-    dict(size=(.1, 1.15), window=(.07, .16), lead=(-.04, .1), habit=(0, .35)))
+ARTICULATIONS = dict(size=(0.7, 1.15), window=(0.07, 0.13), lead=(-0.02, 0.08))   # of people, all equally likely
 
 def random_articulation(
     rng:np.random.Generator,   # source of the choices
 )->Articulation:               # of one person
     "Choose how somebody moves the mouth."
-    ranges = ARTICULATIONS[rng.integers(len(ARTICULATIONS))]
-    drawn = {name: float(rng.uniform(*ends)) for name, ends in ranges.items()}
-    return Articulation(**drawn, seed=int(rng.integers(1 << 30)))
+    return Articulation(**{name: float(rng.uniform(*ends)) for name, ends in ARTICULATIONS.items()})
 
 # %% ../../../nbs/data/synthetic/02_visemes.ipynb #v0track1
 def mouth_track(
