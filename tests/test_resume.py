@@ -44,7 +44,7 @@ def kill_after_two_checkpoints(job, reach):
     victim.kill()
     return victim.wait(), f'killed {delay:.2f} s after the second checkpoint'
 
-NOISY = {'task.modality_dropout': 0.3, 'views.noise.prob': 0.5}
+NOISY = {'task.modality_dropout': 0.3, 'task.dubbing': 0.3, 'views.noise.prob': 0.5}
 SOUND = {'views.noise.prob': 0.5}
 HOLES = {'task.terms': (Masked(spans=Spans(0.5, 4), drawn=1), Gram(scale='dim'))}   # spans and layers are drawn
 
