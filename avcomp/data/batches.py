@@ -124,8 +124,8 @@ def collate(
     items:list[dict],  # clips from `ClipDataset`
 )->dict[str, object]:  # entries by name; None for what items lack
     """Pad clips to a batch, zeros up to the longest (Shi et al. 2022, fine-tuning). Entries: audio (B, T, 104),
-    video (B, T, 88, 88) and padding_mask (B, T), True where padded, or wav (B, N) instead of the three; lengths (B,) in
-    frames or samples, tokens (B, U), text, ids."""
+    video (B, T, 88, 88), padding_mask (B, T), True where padded, and noisy (B,), True where noise was mixed in, or wav
+    (B, N) instead of the four; lengths (B,) in frames or samples, tokens (B, U), text, ids."""
     first = items[0]
     def column(name): return [i[name] for i in items]
     tokens = pad_tokens(column('tokens'), first['vocab']) if 'tokens' in first else None
@@ -138,7 +138,9 @@ def collate(
     T = int(lengths.max())
     audio = fbank(wav, num_frames=lengths, lengths=samples) if 'wav' in first else None
     video = pad_frames(column('frames'), T) if 'frames' in first else None
-    return dict(audio=audio, video=video, padding_mask=torch.arange(T) >= lengths[:, None], lengths=lengths) | batch
+    noisy = torch.tensor([i.get('noisy', False) for i in items])
+    padding = torch.arange(T) >= lengths[:, None]
+    return dict(audio=audio, video=video, padding_mask=padding, lengths=lengths, noisy=noisy) | batch
 
 # %% ../../nbs/data/06_batches.ipynb #0f36c0eb
 def make_loader(

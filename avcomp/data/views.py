@@ -131,11 +131,11 @@ class Noise(View):
         pools:list,            # recordings of each kind, from `noise_pools`
         item:dict,             # a clip with `wav`
         generator:Generator,   # of the clip
-    )->dict[str, object]:      # the clip with `wav` (N,) float32
+    )->dict[str, object]:      # the clip with `wav` (N,) float32, and `noisy` if it has changed
         "Mix the chosen noise in."
         if (chosen := self.choose(pools, generator)) is None: return item
         noise = read_noise(chosen[0])
-        return item | {'wav': mix(item['wav'], noise, chosen[2], int(chosen[1]*len(noise)))}
+        return item | {'wav': mix(item['wav'], noise, chosen[2], int(chosen[1]*len(noise))), 'noisy': True}
 
 # %% ../../nbs/data/05b_views.ipynb #83978734
 def check_noise(

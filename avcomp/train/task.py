@@ -25,8 +25,8 @@ class Task:
     "Base of the tasks: settings; `student` finds the model, `training` trains it."
     regularisation:Regularisation=Regularisation()   # dropouts and the like of the model that is trained
     modality_dropout:float=0.                        # probability that a clip loses one of two modalities, in [0, 1]
-    dubbing:float=later(0.)                          # probability that a clip that keeps both has the pictures of
-                                                     # another one, in [0, 1]
+    dubbing:float=later(0.)                          # probability that a clip that keeps both, and whose sound is
+                                                     # without noise, has the pictures of another one, in [0, 1]
     needs_text = False                               # whether clips need transcripts
 
     def __post_init__(self):
@@ -141,8 +141,8 @@ def disturbed(
     present = sample_modalities(clips, task.modality_dropout) if task.modality_dropout else None
     if not task.dubbing: return batch | dict(present=present)
     whole = torch.ones(clips, dtype=torch.bool) if present is None else present.all(1)
-    dubbed = whole & (torch.rand(clips) < task.dubbing)
-    return batch | dict(present=present, video=dub(batch['video'], (~batch['padding_mask']).sum(1), dubbed))
+    dubbed = whole & ~batch['noisy'].cpu() & (torch.rand(clips) < task.dubbing)
+    return batch | dict(present=present, video=dub(batch['video'], batch['lengths'], dubbed))
 
 # %% ../../nbs/train/03_task.ipynb #f20a818b
 class Training(UpdateLoop):
