@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KOKORO', 'KOKORO_VOICES', 'SAME', 'SIGNS', 'NUMBERS', 'UNSTRESSED', 'STRESSED', 'FRAME', 'RATE', 'EARLY', 'LOADED',
-           'FADED', 'need_kokoro', 'signs', 'read_voice', 'random_blend', 'style', 'load_kokoro', 'speak_kokoro',
-           'pronounce_kokoro']
+           'FADED', 'need_kokoro', 'signs', 'read_voice', 'random_blend', 'style', 'load_kokoro', 'last_heard',
+           'speak_kokoro', 'pronounce_kokoro']
 
 # %% ../../../nbs/data/synthetic/01c_kokoro.ipynb #fb7c9e83
 import importlib.util, os, re
@@ -120,6 +120,12 @@ def load_kokoro(
 # %% ../../../nbs/data/synthetic/01c_kokoro.ipynb #k0speak2
 FADED = 0.01   # of the loudest sample: what is softer, behind a sentence, is silence
 
+def last_heard(
+    wav:np.ndarray,   # (N,) speech at 16 kHz, silence behind it
+)->float:             # s
+    "When speech has faded."
+    return float(np.flatnonzero(np.abs(wav) > FADED*np.abs(wav).max())[-1]/SAMPLE_RATE)
+
 def speak_kokoro(
     text:str,             # words of the grammar
     voice:str,            # accent and voice, or voices with their shares, as 'en+bm_lewis*0.7+af_sky*0.3'
@@ -143,9 +149,8 @@ def speak_kokoro(
     stops[-1] -= 1                                  # the full stop is silent
     spans = [(name, float(a), float(b)) for (name, _), a, b in zip(said, times[[0, *stops[:-1]]], times[stops])]
     wav = resample(wav, rate_warped, SAMPLE_RATE)
-    heard = np.flatnonzero(np.abs(wav) > FADED*np.abs(wav).max())[-1]/SAMPLE_RATE
     last, start, end = spans.pop()
-    return cut_speech(wav, [*spans, (last, start, max(start + FRAME/RATE, min(end, heard)))])
+    return cut_speech(wav, [*spans, (last, start, max(start + FRAME/RATE, min(end, last_heard(wav))))])
 
 def pronounce_kokoro(
     word:str,    # one of the 51 words
